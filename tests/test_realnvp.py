@@ -1,0 +1,515 @@
+"""The functions of RealNVP.ipynb against torch.distributions, autograd, direct formulas and each other."""
+
+import math
+
+import pytest
+import torch
+import torch.distributions as D
+from torch import nn
+
+LAST = 1 - 2**-24  # the largest float32 below 1, and the largest number that torch.rand returns
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def images():
+    """500 images of 4 x 4: rows alike, many zeros, some 255, and one pixel that is always 0."""
+    ink = torch.rand(500, 4, 1) * torch.linspace(0.2, 1.6, 4) + 0.3 * torch.rand(500, 4, 4)
+    images = (300 * (ink - 0.4)).clamp(0, 255).to(torch.uint8).flatten(1)
+    images[:, 3] = 0
+    return images
+
+
+@pytest.fixture
+def model(flow, images):
+    """A small flow with the default preprocessing, far from the identity, in float64."""
+    model = flow.RealNVP(flow.gaussianize_and_bend(images), flow.checkerboard(4), hidden=8, pairs=4)
+    return randomize(model).double().eval()
+
+
+def randomize(module, size=0.2):
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(size * torch.randn_like(p))
+    return module
+
+
+def inside(n=3, dim=16):
+    """Points of [0, 1)^D, float64, clear of the bins' edges, where a piecewise linear CDF has no derivative."""
+    return (torch.randint(0, 256, (n, dim)) + 0.05 + 0.9 * torch.rand(n, dim, dtype=torch.float64)) / 256
+
+
+def constant(flow, s, t):
+    return flow.AffineCoupling(flow.Fixed(lambda a: torch.full_like(a, s), lambda a: torch.full_like(a, t)))
+
+
+def constant_flow(flow, dim, pairs, s, t, preprocess=()):
+    model = flow.RealNVP(list(preprocess), torch.randperm(dim), hidden=4, pairs=pairs)
+    for pair in model.pairs:
+        pair[0] = constant(flow, s, t)
+    return model
+
+
+class Zoom(nn.Module):
+    """y = (x - 0.5) / 0.03, a preprocessing of which everything is known."""
+
+    def forward(self, x):
+        return (x - 0.5) / 0.03, x.new_full((len(x),), -x.shape[1] * math.log(0.03))
+
+    def inverse(self, y):
+        return 0.5 + 0.03 * y
+
+
+LAYERS = {
+    "coupling": lambda flow, images: randomize(flow.AffineCoupling(flow.ScaleShift(8, 8)), 0.5),
+    "flip": lambda flow, images: flow.Flip(),
+    "logit 0.05": lambda flow, images: flow.Logit(0.05),
+    "logit 1e-6": lambda flow, images: flow.Logit(1e-6),
+    "gaussianize": lambda flow, images: flow.Gaussianize(images),
+    "bend": lambda flow, images: randomize(flow.Bend(torch.randn(16))),
+    "flow, logit": lambda flow, images: randomize(flow.RealNVP([flow.Logit(0.05)], flow.checkerboard(4), 8)),
+    "flow, default": lambda flow, images: randomize(
+        flow.RealNVP(flow.gaussianize_and_bend(images), flow.checkerboard(4), 8)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_log_det_is_that_of_autograds_jacobian(flow, images, name):
+    """Sign and factor; a round trip alone would pass with both wrong. And the inverse is one."""
+    layer, x = LAYERS[name](flow, images).double(), inside()
+    y, log_det = layer(x)
+    assert log_det.shape == (3,)
+    for i in range(3):
+        jacobian = torch.autograd.functional.jacobian(lambda v: layer(v[None])[0][0], x[i])
+        torch.testing.assert_close(log_det[i], torch.linalg.slogdet(jacobian).logabsdet, rtol=1e-9, atol=1e-9)
+    if name != "flip":
+        assert (log_det.abs() > 0.1).all()  # the comparison is not of zeros
+    torch.testing.assert_close(layer.inverse(y), x, rtol=0, atol=1e-9)
+
+
+def test_the_notebooks_own_jacobian_check_sees_a_wrong_log_det(flow):
+    layer, x = constant(flow, 0.3, 1.0), torch.randn(2, 6, dtype=torch.float64)
+    torch.testing.assert_close(flow.jacobian_log_det(layer, x), torch.full((2,), 3 * 0.3, dtype=torch.float64))
+
+
+def test_coupling_is_the_formula_of_the_assignment(flow):
+    layer, x = flow.AffineCoupling(randomize(flow.ScaleShift(5, 8), 0.5)).double(), torch.randn(7, 10).double()
+    y, log_det = layer(x)
+    s, t = layer.net(x[:, :5])
+    assert torch.equal(y[:, :5], x[:, :5])
+    torch.testing.assert_close(y[:, 5:], s.exp() * x[:, 5:] + t)
+    torch.testing.assert_close(log_det, s.sum(1))
+    assert s.abs().min() > 0 and t.abs().min() > 0
+
+
+def test_s_stays_bounded_whatever_the_weights(flow):
+    net = randomize(flow.ScaleShift(4, 8), 100.0)
+    s, t = net(100 * torch.randn(50, 4))
+    assert 2.9 < s.abs().max() <= 3 and torch.isfinite(t).all()
+
+
+def test_flip_exchanges_the_halves(flow):
+    x = torch.randn(4, 6)
+    y, log_det = flow.Flip()(x)
+    assert torch.equal(y[:, :3], x[:, 3:].flip(1)) and torch.equal(y[:, 3:], x[:, :3].flip(1))
+    assert torch.equal(log_det, torch.zeros(4)) and torch.equal(flow.Flip().inverse(y), x)
+
+
+def test_question_3a(flow):
+    """x = 1.5 z + 3 with z ~ N(0, 1): the density of x by a coupling, by torch.distributions, and as N(3, 2.25)."""
+    x = torch.randn(50, 2, dtype=torch.float64) * 2 + 1
+    z, log_det = constant(flow, -math.log(1.5), -2.0)(x)
+    got = flow.log_standard_normal(z) + log_det - D.Normal(0.0, 1.0).log_prob(x[:, 0])
+    want = D.TransformedDistribution(D.Normal(0.0, 1.0), D.transforms.AffineTransform(3.0, 1.5))
+    torch.testing.assert_close(got, want.log_prob(x[:, 1]))
+    torch.testing.assert_close(got, D.Normal(3.0, 2.25**0.5).log_prob(x[:, 1]))
+
+
+def test_log_standard_normal_counts_its_constant_once(flow):
+    z = torch.randn(5, 30, dtype=torch.float64)
+    want = D.MultivariateNormal(torch.zeros(30).double(), torch.eye(30).double()).log_prob(z)
+    torch.testing.assert_close(flow.log_standard_normal(z), want)
+
+
+def test_each_of_four_pairs_transforms_one_half_and_the_flip_exchanges_them(flow):
+    """Couplings that only double: z / x = 2^(times the pixel was transformed)."""
+    for pairs, times in ((1, {0, 1}), (2, {1}), (3, {1, 2}), (4, {2})):
+        model = constant_flow(flow, 12, pairs, math.log(2), 0.0)
+        x = torch.rand(2, 12, dtype=torch.float64) + 0.1
+        z, log_det = model(x)
+        order = model.order if pairs % 2 == 0 else model.order.flip(0)
+        count = (z / x[:, order]).log2().round()
+        assert set(count.unique().tolist()) == times
+        assert torch.equal(count.sum(1), torch.full((2,), 6.0 * pairs).double())  # a half, 6 of 12, each time
+        torch.testing.assert_close(log_det, count.sum(1) * math.log(2))
+
+
+def test_default_is_four_pairs_of_coupling_and_flip(flow):
+    model = flow.RealNVP([], flow.checkerboard(4), hidden=4)
+    assert flow.PAIRS == len(model.pairs) == 4
+    for coupling, flip in model.pairs:
+        assert isinstance(coupling, flow.AffineCoupling) and isinstance(flip, flow.Flip)
+    assert len({id(coupling) for coupling, _ in model.pairs}) == 4  # four networks, not one four times
+
+
+def test_untrained_pairs_are_the_identity(flow):
+    model, x = flow.RealNVP([], flow.checkerboard(4), hidden=8, pairs=4), torch.rand(5, 16)
+    z, log_det = model(x)
+    assert torch.equal(z[:, model.back], x) and torch.equal(log_det, torch.zeros(5))
+
+
+def test_every_pixel_reaches_the_latents_and_back(flow, model):
+    """Four couplings: each latent of the last half depends on pixels of both colours."""
+    jacobian = torch.autograd.functional.jacobian(lambda v: model(v[None])[0][0], inside(1)[0])
+    dependent = (jacobian.abs() > 1e-9).sum(1)
+    assert (dependent == 16).all()
+
+
+def test_checkerboard_puts_neighbours_in_opposite_halves(flow):
+    order = flow.checkerboard()
+    assert torch.equal(order.sort().values, torch.arange(784))
+    half = torch.empty(784, dtype=torch.long)
+    half[order] = torch.arange(784) // 392
+    board = half.reshape(28, 28)
+    assert (board[1:] != board[:-1]).all() and (board[:, 1:] != board[:, :-1]).all()
+
+
+def test_log_prob_of_nothing_but_the_base(flow):
+    model = flow.RealNVP([], flow.checkerboard(4), pairs=0)
+    images, u = torch.randint(0, 256, (5, 16)), torch.rand(5, 16)
+    want = D.Normal(0.0, 1.0).log_prob((images + u) / 256).sum(1) - 16 * math.log(256)
+    torch.testing.assert_close(model.log_prob(images, u), want)
+    torch.testing.assert_close(model.bits_per_dim(images, u), -want / 16 / math.log(2))
+
+
+def test_uniform_images_cost_eight_bits_a_pixel(flow):
+    images = torch.randint(0, 256, (20_000, 4), dtype=torch.uint8)
+    model = flow.RealNVP([flow.Gaussianize(images)], torch.arange(4), pairs=0)
+    assert model.bits_per_dim(images).mean().item() == pytest.approx(8, abs=0.02)
+
+
+@pytest.mark.parametrize("preprocess", ["default", "logit"])
+def test_probabilities_of_all_images_sum_to_one(flow, preprocess):
+    """Two pixels, 65,536 images: catches every wrong sign, factor and constant at once."""
+    images = (256 * torch.rand(2000, 2) ** torch.tensor([1.0, 2.0])).to(torch.uint8)
+    layers = flow.gaussianize_and_bend(images) if preprocess == "default" else [flow.Logit(1e-6)]
+    model = randomize(flow.RealNVP(layers, torch.tensor([1, 0]), hidden=8, pairs=4)).double()
+    for coupling, _ in model.pairs:  # widen: the latents of [0, 1)^2, edges of bins clamped, must cover N(0, I)
+        coupling.net.last[-1].bias.data[0] += 0.5
+    every = torch.cartesian_prod(torch.arange(256), torch.arange(256))
+    with torch.no_grad():
+        total = sum(model.log_prob(every, torch.rand(65_536, 2).double()).exp().sum().item() for _ in range(4)) / 4
+    assert total == pytest.approx(1, abs=0.01)
+
+
+def test_log_prob_is_the_base_plus_all_log_dets(flow, model, images):
+    u = 0.05 + 0.9 * torch.rand(4, 16, dtype=torch.float64)
+    x = (images[:4] + u) / 256
+    want = -4 * 16 * math.log(2) * torch.ones(4).double() - 4 * 16 * math.log(2)  # 256 = 2^4 2^4
+    for i in range(4):
+        jacobian = torch.autograd.functional.jacobian(lambda v: model(v[None])[0][0], x[i])
+        want[i] += D.Normal(0.0, 1.0).log_prob(model(x)[0][i]).sum() + torch.linalg.slogdet(jacobian).logabsdet
+    torch.testing.assert_close(model.log_prob(images[:4], u), want)
+    torch.testing.assert_close(model.bits_per_dim(images[:4], u), -want / (16 * math.log(2)))
+
+
+def test_noise_fills_its_bin_and_never_leaves_it(flow):
+    pixels = torch.arange(256, dtype=torch.uint8)[:, None]
+    for u in (0.0, 1e-6, 0.5, 1 - 2**-10, LAST):
+        x = flow.dequantize(pixels, torch.full((256, 1), u))
+        assert x.dtype == torch.float32 and x.max() < 1
+        assert torch.equal((256 * x).floor(), pixels.float()), u
+        torch.testing.assert_close(256 * x - pixels, torch.full((256, 1), u), rtol=0, atol=2e-5)
+
+
+def test_log_prob_draws_uniform_noise_anew(flow, monkeypatch):
+    drawn, images = [], torch.full((3000, 4), 7, dtype=torch.uint8)
+    dequantize = flow.dequantize
+    monkeypatch.setitem(flow.namespace, "dequantize", lambda i, u: drawn.append(dequantize(i, u)) or drawn[-1])
+    model = flow.RealNVP([], torch.arange(4), pairs=0)
+    model.log_prob(images), model.bits_per_dim(images)
+    for x in drawn:
+        u = 256 * x - 7
+        assert u.min() >= 0 and u.min() < 0.01 and 0.99 < u.max() < 1
+        assert abs(u.mean() - 0.5) < 0.02 and u.var() * 12 == pytest.approx(1, abs=0.05)
+    assert len(drawn) == 2 and not torch.equal(*drawn)
+
+
+def test_grey_histograms_by_hand(flow, images):
+    got = flow.grey_histograms(images, strength=50.0)
+    ink = torch.tensor([0.0] + [(images == g).sum().item() for g in range(1, 256)], dtype=torch.float64)
+    prior = 0.9 * ink / ink.sum() + 0.1 / 256 + torch.eye(256).double()[0]
+    for pixel in (0, 3, 15):
+        count = torch.tensor([(images[:, pixel] == g).sum().item() for g in range(256)], dtype=torch.float64)
+        torch.testing.assert_close(got[pixel], (count + 50 * prior / prior.sum()) / (500 + 50))
+    torch.testing.assert_close(got.sum(1), torch.ones(16, dtype=torch.float64))
+    assert (got > 0).all()
+
+
+def test_grey_histograms_of_blank_images(flow):
+    got = flow.grey_histograms(torch.zeros(10, 3, dtype=torch.uint8))
+    assert (got > 0).all() and got.sum(1).allclose(torch.ones(3).double())
+
+
+def test_gaussianize_is_the_normal_quantile_of_the_histograms_cdf(flow, images):
+    x, p = inside(200), flow.grey_histograms(images)
+    y, log_det = flow.Gaussianize(images).double()(x)
+    k = (256 * x).long()
+    for j in range(16):
+        cdf = torch.stack([p[j, :b].sum() for b in k[:, j]]) + p[j, k[:, j]] * (256 * x[:, j] - k[:, j])
+        torch.testing.assert_close(D.Normal(0.0, 1.0).cdf(y[:, j]), cdf, rtol=0, atol=1e-7)
+    density = torch.stack([(256 * p[j, k[:, j]]).log() for j in range(16)]).sum(0)
+    torch.testing.assert_close(D.Normal(0.0, 1.0).log_prob(y).sum(1) + log_det, density, rtol=0, atol=1e-5)
+
+
+def test_gaussianize_makes_each_pixel_standard_normal(flow):
+    images = (255 * torch.rand(20_000, 3) ** torch.tensor([1.0, 3.0, 9.0])).to(torch.uint8)
+    y, _ = flow.Gaussianize(images)(flow.dequantize(images, torch.rand(20_000, 3)))
+    assert y.mean(0).abs().max() < 0.03 and (y.std(0) - 1).abs().max() < 0.03
+    assert (y.pow(4).mean(0) - 3).abs().max() < 0.3
+
+
+def test_gaussianize_returns_every_grey_level_of_every_pixel(flow, images):
+    """…where the CDF has next to no slope too: pixel 3 is 0 in all images."""
+    layer, grey = flow.Gaussianize(images), torch.arange(256, dtype=torch.uint8)[:, None].expand(256, 16)
+    for u in (0.02, 0.5, 0.98):
+        x = flow.dequantize(grey, torch.full((256, 16), u))
+        y, _ = layer(x)
+        assert (y[1:] > y[:-1]).all()  # increasing
+        assert torch.equal((256 * layer.inverse(y)).floor(), grey.float())
+
+
+@pytest.mark.parametrize("name", ["logit 0.05", "logit 1e-6", "flow, logit", "flow, default"])
+def test_pixels_0_and_255_are_finite_everywhere_in_float32(flow, images, name):
+    layer = LAYERS[name](flow, images)
+    for pixel in (0, 255):
+        for u in (0.0, 1e-9, 0.5, LAST):
+            x = flow.dequantize(torch.full((1, 16), pixel, dtype=torch.uint8), torch.full((1, 16), u))
+            y, log_det = layer(x)
+            assert torch.isfinite(y).all() and torch.isfinite(log_det).all()
+            (y.sum() + log_det.sum()).backward() if list(layer.parameters()) else None
+            back = layer.inverse(y.detach())
+            assert back.min() >= 0 and back.max() < 1
+    assert all(torch.isfinite(p.grad).all() for p in layer.parameters() if p.grad is not None)
+
+
+def test_logit_against_torch(flow):
+    x = torch.rand(5, 4, dtype=torch.float64)
+    for alpha in (0.05, 1e-6):
+        y, log_det = flow.Logit(alpha)(x)
+        chain = [D.AffineTransform(alpha, 1 - 2 * alpha), D.SigmoidTransform().inv]
+        want = D.TransformedDistribution(D.Uniform(0.0, 1.0), chain)  # its log density is minus the log-det
+        torch.testing.assert_close(y, torch.logit(alpha + (1 - 2 * alpha) * x))
+        torch.testing.assert_close(log_det, -want.log_prob(y).sum(1))
+
+
+def test_bend_is_its_formula_and_increases(flow):
+    bend = randomize(flow.Bend(torch.randn(5)), 0.7).double()
+    x = torch.linspace(-6, 6, 500).double()[:, None].expand(500, 5)
+    y, _ = bend(x)
+    want = bend.log_l.exp() * x + bend.o
+    for k in range(2):
+        want = want + nn.functional.softplus(bend.raw_a[k]) * torch.tanh(bend.log_c[k].exp() * (x - bend.b[k]))
+    torch.testing.assert_close(y, want)
+    assert (y[1:] > y[:-1]).all()
+
+
+def test_inverse_returns_the_same_pixels(flow, images, model):
+    model = model.float()
+    with torch.no_grad():
+        z, _ = model(flow.dequantize(images, torch.full(images.shape, 0.5)))
+        assert torch.equal((256 * model.inverse(z)).floor(), images.float())
+
+
+def test_samples_are_8_bit_images(flow, model):
+    samples = model.float().sample(300)
+    assert samples.shape == (300, 16) and samples.dtype == torch.uint8
+    assert not torch.equal(samples[:150], samples[150:])
+    assert (model.sample(5, temperature=0.0) == model.sample(1, temperature=0)).all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_samples_of_a_known_flow_have_its_mean_and_variance(flow, temperature):
+    """Two couplings a pixel: z = e^2s y + (e^s + 1) t, so y = (z - (e^s + 1) t) e^-2s, and a pixel is 256 x."""
+    s, t = -0.3, 0.5
+    samples = constant_flow(flow, 8, 4, s, t, [Zoom()]).sample(40_000, temperature).double()
+    mean = 256 * (0.5 - 0.03 * (math.exp(s) + 1) * t * math.exp(-2 * s)) - 0.5  # floor: half a level down
+    std = 256 * 0.03 * temperature * math.exp(-2 * s)
+    assert (samples.mean(0) - mean).abs().max() < 5 * std / 200
+    assert (samples.std(0) / std - 1).abs().max() < 0.03
+    assert (torch.corrcoef(samples.T) - torch.eye(8)).abs().max() < 0.03
+
+
+def test_samples_have_the_distribution_that_was_fitted(flow):
+    images = torch.tensor([0, 0, 0, 9, 200], dtype=torch.uint8)[torch.randint(0, 5, (20_000, 2))]
+    model = flow.RealNVP([flow.Gaussianize(images)], torch.arange(2), hidden=4, pairs=4)
+    samples = model.sample(20_000)
+    for grey, rate in ((0, 0.6), (9, 0.2), (200, 0.2)):
+        assert ((samples == grey).double().mean(0) - rate).abs().max() < 0.02
+
+
+def test_evaluate_weighs_a_smaller_last_batch_by_its_size(flow):
+    model = flow.RealNVP([Zoom()], torch.arange(4), pairs=0)
+    images, u = torch.linspace(0, 255, 2100).round()[:, None].expand(2100, 4).to(torch.uint8), torch.rand(2100, 4)
+    got, want = flow.evaluate(model, images, u), -model.log_prob(images, u).double().mean().item()
+    assert got["nll_nats"] == pytest.approx(want, rel=1e-5)
+    assert got["bits_per_dim"] == pytest.approx(want / (4 * math.log(2)), rel=1e-5)
+
+
+def test_parameter_groups_hold_each_parameter_once(flow, model):
+    matrices, vectors, pixels = flow.parameter_groups(model)
+    every = [id(p) for group in (matrices, vectors, pixels) for p in group["params"]]
+    assert sorted(every) == sorted(id(p) for p in model.parameters())
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert {names[id(p)].split(".")[-1] for p in matrices["params"]} == {"weight"}
+    assert all(p.dim() > 1 for p in matrices["params"]) and all(p.dim() == 1 for p in vectors["params"])
+    own = {"log_l", "o", "b", "raw_a", "log_c", "threshold", "log_steepness"}
+    assert {names[id(p)].split(".")[-1] for p in pixels["params"]} == own
+    assert matrices["weight_decay"] > 0 == vectors["weight_decay"] == pixels["weight_decay"]
+    assert pixels["lr"] == pytest.approx(10 * matrices["lr"]) and matrices["lr"] == flow.LR
+
+
+def test_training_lowers_the_loss_and_repeats_itself(flow, images, monkeypatch):
+    monkeypatch.setitem(flow.namespace, "BATCH", 64)
+    runs, u = [], torch.rand(100, 16)
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        model = flow.RealNVP(flow.gaussianize_and_bend(images), flow.checkerboard(4), hidden=16, pairs=4)
+        runs.append(flow.train(model, images, {"test": (images[:100], u)}, epochs=3))
+        assert runs[-1][-1]["test_nll_nats"] == flow.evaluate(model, images[:100], u)["nll_nats"]
+    assert runs[0] == runs[1] != runs[2]
+    assert [row["epoch"] for row in runs[0]] == [0, 1, 2, 3]
+    assert set(runs[0][0]) == {"epoch", "test_nll_nats", "test_bits_per_dim"}
+    assert runs[0][-1]["test_bits_per_dim"] < runs[0][0]["test_bits_per_dim"] - 0.05
+
+
+@pytest.mark.parametrize("n, epochs", [(1, 1), (5, 1), (1, 5), (2, 5), (7, 1)])
+def test_training_takes_any_number_of_steps(flow, images, monkeypatch, n, epochs):
+    monkeypatch.setitem(flow.namespace, "BATCH", 1)
+    model = flow.RealNVP([Zoom()], flow.checkerboard(4), hidden=4, pairs=4)
+    assert len(flow.train(model, images[:n], {}, epochs)) == epochs + 1
+
+
+def test_the_stop_button_ends_training_and_keeps_the_history(flow, images, monkeypatch, capsys):
+    monkeypatch.setitem(flow.namespace, "BATCH", 250)  # two steps an epoch
+    model = flow.RealNVP([Zoom()], flow.checkerboard(4), hidden=4, pairs=4)
+    steps, bits_per_dim = [], model.bits_per_dim
+
+    def interrupted(batch):
+        steps.append(len(batch))
+        if len(steps) == 4:  # in the middle of the second epoch
+            raise KeyboardInterrupt
+        return bits_per_dim(batch)
+
+    model.bits_per_dim = interrupted
+    history = flow.train(model, images, {}, epochs=9)
+    assert [row["epoch"] for row in history] == [0, 1] and steps == [250] * 4
+    assert "stopped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_training_stops_where_the_loss_is_not_finite(flow, images, monkeypatch, bad):
+    monkeypatch.setitem(flow.namespace, "BATCH", 250)
+    model = flow.RealNVP([Zoom()], flow.checkerboard(4), hidden=4, pairs=4)
+    steps, bits_per_dim = [], model.bits_per_dim
+    model.bits_per_dim = lambda batch: steps.append(1) or bits_per_dim(batch) * (bad if len(steps) == 4 else 1)
+    with pytest.raises(FloatingPointError, match=f"{bad} in epoch 2, step 1"):
+        flow.train(model, images, {}, epochs=3)
+
+
+def test_nearest_against_brute_force(flow):
+    train, queries = (torch.randint(0, 256, (n, 784), dtype=torch.uint8) for n in (60, 30))
+    queries[0] = train[17]
+    index, distance = flow.nearest(queries, train)
+    for i, query in enumerate(queries):
+        every = ((query.double() - train.double()) / 255).norm(dim=1)
+        assert index[i] == every.argmin()
+        assert distance[i].item() == pytest.approx(every.min().item(), rel=1e-4)
+    assert distance[0] == 0 and distance[1:].min() > 0  # exactly 0 for a copy
+
+
+def test_stages_begin_with_the_preprocessing_and_end_with_the_latents(flow, images, model):
+    u = torch.rand(6, 16, dtype=torch.float64)
+    x = flow.dequantize(images[:6], u)
+    found = flow.stages(model, images[:6], u)
+    assert len(found) == 5
+    for layer in model.preprocess:
+        x, _ = layer(x)
+    torch.testing.assert_close(found[0], x)
+    torch.testing.assert_close(found[-1], model(flow.dequantize(images[:6], u))[0][:, model.back])
+    first, second = model.order[:8], model.order[8:]  # in image layout, each pair leaves one colour as it was
+    for k in range(4):
+        kept, changed = (first, second) if k % 2 == 0 else (second, first)
+        assert torch.equal(found[k + 1][:, kept], found[k][:, kept])
+        assert (found[k + 1][:, changed] != found[k][:, changed]).all()
+
+
+def test_interpolation_runs_on_an_arc_from_image_to_image(flow):
+    a, b = torch.randint(0, 256, (2, 784), dtype=torch.uint8)
+    path = flow.interpolate(constant_flow(flow, 784, 4, 0.1, 0.2, [Zoom()]), a, b, steps=5)
+    assert path.shape == (5, 784) and path.dtype == torch.uint8
+    assert torch.equal(path[0], a) and torch.equal(path[-1], b)
+    model = flow.RealNVP([], torch.arange(784), pairs=0)  # latents are the pixels: (cos 45° a + sin 45° b)
+    dark = [(image // 2).to(torch.uint8) for image in (a, b)]
+    middle = 0.5**0.5 * (dark[0].double() + 0.5 + dark[1].double() + 0.5)
+    assert (flow.interpolate(model, *dark, steps=3)[1] - middle.floor()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("alpha", [0.05, 1e-6])
+def test_nats_in_logit_space_convert_to_bits_per_dim(flow, alpha):
+    """bits/dim = 8 - (LL_logit + J) / (D ln 2), J the mean of the logit's own log-det."""
+    model = randomize(flow.RealNVP([flow.Logit(alpha)], flow.checkerboard(4), 8)).double()
+    images, u = torch.randint(0, 256, (50, 16)), torch.rand(50, 16, dtype=torch.float64)
+    s = alpha + (1 - 2 * alpha) * (images + u) / 256
+    j = (math.log(1 - 2 * alpha) - s.log() - (1 - s).log()).sum(1).mean()
+    bits = 8 - (flow.logit_space_nats(model, images, u) + j) / (16 * math.log(2))
+    assert bits.item() == pytest.approx(model.bits_per_dim(images, u).mean().item(), rel=1e-9)
+
+
+def small(flow):
+    return flow.RealNVP([], torch.arange(4), hidden=4, pairs=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32])
+def test_whole_grey_levels_of_any_type_are_accepted(flow, dtype):
+    pixels = torch.tensor([[0, 1, 254, 255]])
+    u = torch.full((1, 4), 0.5)
+    torch.testing.assert_close(small(flow).log_prob(pixels.to(dtype), u), small(flow).log_prob(pixels, u))
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda f: f.RealNVP([], torch.arange(7)), "even number of dimensions, got 7"),
+        (lambda f: f.AffineCoupling(f.ScaleShift(2, 4))(torch.zeros(3, 5)), r"got \(3, 5\)"),
+        (lambda f: f.AffineCoupling(f.ScaleShift(2, 4)).inverse(torch.zeros(3, 5)), r"got \(3, 5\)"),
+        (lambda f: f.AffineCoupling(f.ScaleShift(2, 4))(torch.zeros(4)), r"got \(4,\)"),
+        (lambda f: small(f).log_prob(torch.zeros(2, 5)), r"\(batch, 4\), got \(2, 5\)"),
+        (lambda f: small(f).bits_per_dim(torch.zeros(2, 2, 2)), r"\(batch, 4\), got \(2, 2, 2\)"),
+        (lambda f: small(f).log_prob(torch.full((2, 4), -1)), "0..255, got -1"),
+        (lambda f: small(f).log_prob(torch.full((2, 4), 256)), "0..255, got 256"),
+        (lambda f: small(f).log_prob(torch.full((2, 4), 0.5)), "torch.float32 with fractions"),
+        (lambda f: small(f).log_prob(torch.full((2, 4), math.nan)), "got nan"),
+        (lambda f: small(f).log_prob(torch.full((2, 4), math.inf)), "got inf"),
+        (lambda f: small(f).log_prob(torch.zeros(2, 4), torch.zeros(2, 1)), r"\(2, 1\)"),
+        (lambda f: small(f).log_prob(torch.zeros(2, 4), torch.ones(2, 4)), "got 1"),
+        (lambda f: small(f).log_prob(torch.zeros(2, 4), -torch.ones(2, 4)), "got -1"),
+        (lambda f: small(f).sample(0), "n must be at least 1, got 0"),
+        (lambda f: small(f).sample(-3), "n must be at least 1, got -3"),
+        (lambda f: small(f).sample(1, -0.1), "temperature must be at least 0.*got -0.1"),
+        (lambda f: small(f).sample(1, math.nan), "got nan"),
+        (lambda f: small(f).sample(1, math.inf), "got inf"),
+        (lambda f: f.Logit(0.0), "got 0"),
+        (lambda f: f.Logit(0.5), "got 0.5"),
+        (lambda f: f.Logit(-1e-6), "got -1e-06"),
+        (lambda f: f.Logit(math.nan), "got nan"),
+    ],
+)
+def test_bad_input_is_refused(flow, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(flow)

@@ -116,14 +116,14 @@ def test_evaluate_weighs_a_smaller_last_batch_by_its_size(vae, model, at_the_mea
 
 def test_log_weights_image_by_image_with_the_same_noise(vae, model, x, monkeypatch):
     """The whole batch at once against a double loop over images and samples with torch.distributions."""
-    iw, noise = 4, torch.randn(4 * 6, 5)
-    monkeypatch.setitem(vae.namespace, "sample_gaussian", lambda m, v: m + v.sqrt() * noise[: len(m)])
+    iw, noise = 4, torch.randn(4, 6, 5)
+    monkeypatch.setitem(vae.namespace, "sample_gaussian", lambda m, v: m + v.sqrt() * (noise if m.dim() == 3 else 0))
     log_w = model.log_weights(x, iw)
     for i, image in enumerate(x):
         m, v = model.enc(image[None])
         q = D.Normal(m[0], v[0].sqrt())
         for r in range(iw):
-            z = q.mean + q.stddev * noise[r * len(x) + i]
+            z = q.mean + q.stddev * noise[r, i]
             log_p_x = D.Bernoulli(logits=model.dec(z[None])[0]).log_prob(image).sum()
             want = D.Normal(0.0, 1.0).log_prob(z).sum() + log_p_x - q.log_prob(z).sum()
             assert log_w[r, i].item() == pytest.approx(want.item(), rel=1e-4)
@@ -241,6 +241,18 @@ def test_binarize_switches_a_pixel_on_with_probability_grey_over_255(vae):
 def test_the_decoder_starts_at_the_mean_image(vae):
     mean = torch.linspace(0.01, 0.99, 784)
     torch.testing.assert_close(torch.sigmoid(vae.VAE(3, mean).decoder[-1].bias), mean)
+
+
+def test_blank_pixels_have_a_constant_probability_and_the_likelihood_is_the_whole_one(vae, x):
+    mean = torch.linspace(0.0, 0.5, 784)
+    mean[:100] = 1e-4
+    model = vae.VAE(3, mean, enc_width=8, dec_width=8)
+    z = torch.randn(2, 6, 3)
+    logits = model.dec(z)
+    assert logits.shape == (2, 6, 784) and len(model.blank) == 100
+    torch.testing.assert_close(torch.sigmoid(logits[..., :100]), torch.full((2, 6, 100), 1e-4))
+    assert (logits[0, 0, 100:] != logits[0, 1, 100:]).all()
+    torch.testing.assert_close(model.log_likelihood(x, z), D.Bernoulli(logits=logits).log_prob(x).sum(-1))
 
 
 def test_training_lowers_the_bound_and_repeats_itself(vae):

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ def seconds(function, repeats=3):
 
 def main():
     vae = load_definitions("VAE.ipynb")
+    vae["tqdm"] = partial(vae["tqdm"], disable=True)
     torch.manual_seed(0)
     images, _ = vae["load_mnist"](ROOT / "data", train=False)
     model = vae["VAE"]()

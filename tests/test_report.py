@@ -177,21 +177,18 @@ def test_a_claim_that_the_numbers_no_longer_bear_out_is_named(build):
         build.compile_report()
 
 
-def test_an_unknown_source_in_theory_is_named(build):
-    edit(build.ROOT / "theory.md", "نیاز ندارد.", "نیاز ندارد (Nobody et al., 2016).")
-    with pytest.raises(ValueError, match="Nobody et al., 2016"):
-        build.compile_report()
-
-
-def test_a_renamed_part_of_theory_is_named(build):
-    edit(build.ROOT / "theory.md", "### ج) فروپاشی", "### فروپاشی")
-    with pytest.raises(ValueError, match="ج"):
-        build.compile_report()
-
-
-def test_a_warning_stops_the_build(build):
-    edit(build.REPORT / "main.typ", "= نتیجه‌گیری", '= نتیجه‌گیری\n#text(font: "No Such Font")[الف]')
-    with pytest.raises(ValueError, match="(?i)no such font"):
+@pytest.mark.parametrize(
+    "file, old, new, message",
+    [
+        ("theory.md", "نیاز ندارد.", "نیاز ندارد (Nobody et al., 2016).", "Nobody et al., 2016"),
+        ("theory.md", "### ج) فروپاشی", "### فروپاشی", "heading of level 3 .* «ج"),
+        ("report/main.typ", "= نتیجه‌گیری", '= نتیجه‌گیری\n#text(font: "No Such Font")[الف]', "(?i)no such font"),
+    ],
+    ids=["a source that is not listed", "a part of theory.md under another name", "a warning"],
+)
+def test_what_stops_the_build_is_named(build, file, old, new, message):
+    edit(build.ROOT / file, old, new)
+    with pytest.raises(ValueError, match=message):
         build.compile_report()
 
 

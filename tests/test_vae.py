@@ -211,10 +211,10 @@ def test_autoregressive_decoder_sees_only_the_pixels_before(vae, x, at_the_mean)
     model = vae.AutoregressiveVAE(z_dim=3).eval()
     with torch.no_grad():
         model.A.normal_()
-    logits = (x[:1] - model.x_mean) @ model.A.triu(diagonal=1)
+    logits = 4 * (x[:1] - model.x_mean) @ model.A.triu(diagonal=1)
     changed = x[:1].clone()
     changed[0, 400] = 1 - changed[0, 400]
-    difference = ((changed - model.x_mean) @ model.A.triu(diagonal=1) - logits)[0]
+    difference = (4 * (changed - model.x_mean) @ model.A.triu(diagonal=1) - logits)[0]
     assert (difference[:401] == 0).all() and (difference[401:] != 0).any()
     _, rec = model.elbo_terms(x[:1])
     want = F.binary_cross_entropy_with_logits(model.dec(model.enc(x[:1])[0]) + logits, x[:1], reduction="sum")

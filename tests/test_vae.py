@@ -278,6 +278,19 @@ def test_the_stop_button_ends_training_and_keeps_the_history(vae, capsys):
     assert "stopped" in capsys.readouterr().out
 
 
+def test_every_weight_is_trained_once_at_its_layers_rate(vae, monkeypatch):
+    made, adamw = [], torch.optim.AdamW
+    monkeypatch.setattr(torch.optim, "AdamW", lambda *args, **kwargs: made.append(adamw(*args, **kwargs)) or made[-1])
+    model = vae.AutoregressiveVAE(2)
+    vae.train(model, torch.zeros(10, 784, dtype=torch.uint8), {}, epochs=1)
+    rates = {id(p): group["initial_lr"] for group in made[0].param_groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in made[0].param_groups) == len(rates) == len(list(model.parameters()))
+    first, *blocks, _, last = model.decoder
+    for layers, share in (([model.encoder], 0.5), ([first], 3), (blocks, 1), ([last], 2)):
+        assert {rates[id(p)] for layer in layers for p in layer.parameters()} == {share * vae.LR}
+    assert rates[id(model.A)] == vae.LR
+
+
 def test_training_stops_where_the_loss_is_not_finite(vae):
     with pytest.raises(FloatingPointError, match="epoch 1"):
         vae.train(

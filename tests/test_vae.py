@@ -182,6 +182,20 @@ def test_quadrature_finds_log_px(vae, x):
     torch.testing.assert_close(vae.log_px_quadrature(model, x, points=201), flat, rtol=0, atol=1e-3)
 
 
+def test_iwae_by_m_gives_every_m_the_same_samples(vae, model, x):
+    bounds = vae.iwae_by_m(model, x, [1, 3, 6], 6)
+    for m, bound in bounds.items():
+        assert bound.shape == (6 // m, len(x))
+        w = bounds[1].double().exp().reshape(-1, m, len(x))
+        torch.testing.assert_close(bound.double(), w.mean(1).log(), rtol=0, atol=1e-3)
+
+
+def test_summarize_gap(vae):
+    gap = torch.tensor([[1.0, 2.0, 6.0] + 7 * [1.0], [3.0, 4.0, 8.0] + 7 * [1.0]])  # images: 2, 3, 7 and 7 times 1
+    got = vae.summarize_gap(gap)
+    assert got == pytest.approx({"mean": 1.9, "standard_error": 0.3, "median": 1.0, "share_of_worst_tenth": 7 / 19})
+
+
 def test_antithetic_terms_average_over_a_sample_and_its_mirror_image(vae, model, x, monkeypatch):
     noise = torch.randn(6, 5)
     monkeypatch.setitem(vae.namespace, "sample_gaussian", lambda m, v: m + v.sqrt() * noise)
@@ -278,17 +292,18 @@ def test_the_stop_button_ends_training_and_keeps_the_history(vae, capsys):
     assert "stopped" in capsys.readouterr().out
 
 
-def test_every_weight_is_trained_once_at_its_layers_rate(vae, monkeypatch):
-    made, adamw = [], torch.optim.AdamW
-    monkeypatch.setattr(torch.optim, "AdamW", lambda *args, **kwargs: made.append(adamw(*args, **kwargs)) or made[-1])
+def test_every_weight_is_trained_once_at_its_layers_rate_and_decays_unless_a_bias(vae):
     model = vae.AutoregressiveVAE(2)
-    vae.train(model, torch.zeros(10, 784, dtype=torch.uint8), {}, epochs=1)
-    rates = {id(p): group["initial_lr"] for group in made[0].param_groups for p in group["params"]}
-    assert sum(len(group["params"]) for group in made[0].param_groups) == len(rates) == len(list(model.parameters()))
+    groups = vae.parameter_groups(model)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(rates) == len(list(model.parameters()))
     first, *blocks, _, last = model.decoder
     for layers, share in (([model.encoder], 0.5), ([first], 3), (blocks, 1), ([last], 2)):
         assert {rates[id(p)] for layer in layers for p in layer.parameters()} == {share * vae.LR}
     assert rates[id(model.A)] == vae.LR
+    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert {decays[id(p)] for name, p in model.named_parameters() if name.endswith("bias")} == {0}
+    assert {decays[id(p)] for name, p in model.named_parameters() if not name.endswith("bias")} == {vae.WEIGHT_DECAY}
 
 
 def test_training_stops_where_the_loss_is_not_finite(vae):

@@ -386,6 +386,27 @@ def test_parameter_groups_hold_each_parameter_once(flow, model):
     assert pixels["lr"] == pytest.approx(10 * matrices["lr"]) and matrices["lr"] == flow.LR
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda v, model, images: model.log_prob(images),
+        lambda v, model, images: model.bits_per_dim(images, torch.zeros_like(images, dtype=torch.float)),
+        lambda v, model, images: model.sample(3, temperature=0.7),
+        lambda v, model, images: torch.cat(v.stages(model, images, torch.zeros_like(images, dtype=torch.float))),
+        lambda v, model, images: v.interpolate(model, images[0], images[1], 5),
+        lambda v, model, images: v.nearest(images, images)[1],
+    ],
+)
+@pytest.mark.parametrize("preprocessing", ["Gaussianize and Bend", "Logit"])
+def test_nothing_is_left_on_the_cpu(flow, images, preprocessing, call):
+    """The meta device stands in for a GPU: tensors without values, which do not mix with the CPU's."""
+    for check in ("check_images", "check_noise"):  # they read values
+        flow.namespace[check] = lambda given, *args: given
+    layers = [flow.Logit(0.05)] if preprocessing == "Logit" else flow.gaussianize_and_bend(images)
+    model = flow.RealNVP(layers, flow.checkerboard(4), 8).to("meta")
+    assert call(flow, model, images.to("meta")).device.type == "meta"
+
+
 def test_training_lowers_the_loss_and_repeats_itself(flow, images, monkeypatch):
     monkeypatch.setitem(flow.namespace, "BATCH", 64)
     runs, u = [], torch.rand(100, 16)

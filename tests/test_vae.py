@@ -306,6 +306,28 @@ def test_every_weight_is_trained_once_at_its_layers_rate_and_decays_unless_a_bia
     assert {decays[id(p)] for name, p in model.named_parameters() if not name.endswith("bias")} == {vae.WEIGHT_DECAY}
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda v, model, x: v.nelbo_loss(model, x) + v.free_bits_loss(model, x),
+        lambda v, model, x: torch.stack(model.negative_elbo_bound(x) + model.negative_iwae_bound(x, 3)),
+        lambda v, model, x: model.sample_x(3),
+        lambda v, model, x: v.binarize(x.to(torch.uint8)),
+        lambda v, model, x: torch.cat(list(v.iwae_by_m(model, x, [1, 2], 4).values())),
+        lambda v, model, x: v.log_px_quadrature(model, x, points=5),
+        lambda v, model, x: v.reconstruct(model, x) + v.interpolate(model, x[0], x[1], len(x)),
+        lambda v, model, x: v.manifold(model, 3),
+    ],
+)
+@pytest.mark.parametrize("name", ["VAE", "AutoregressiveVAE"])
+def test_nothing_is_left_on_the_cpu(vae, x, name, call):
+    """The meta device stands in for a GPU: tensors without values, which do not mix with the CPU's."""
+    for check in ("check_gaussian", "check_pixels"):  # they read values
+        vae.namespace[check] = lambda *args, **kwargs: None
+    model = getattr(vae, name)(2, torch.full((784,), 0.3)).to("meta")
+    assert call(vae, model, x.to("meta")).device.type == "meta"
+
+
 def test_training_stops_where_the_loss_is_not_finite(vae):
     with pytest.raises(FloatingPointError, match="epoch 1"):
         vae.train(

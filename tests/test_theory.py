@@ -1,4 +1,4 @@
-"""theory.md: its formulas reach GitHub's MathJax as written, and its anchors and sources are where they are cited."""
+"""theory.md: GitHub shows its formulas as written, its anchors and sources are cited, one thing has one word."""
 
 import json
 import re
@@ -15,6 +15,29 @@ FORMULA = re.compile(r"(?<![\\$])(?:\$\$(?P<display>.+?)\$\$|\$(?P<inline>(?:\\.
 NOT_ON_GITHUB = (
     r"\\(?:operatorname|mbox|[hv]?phantom|DeclareMathOperator|(?:re)?newcommand|def|require|href|style|tag)\b"
 )
+
+
+ONE_TERM = {  # what is not written -> what is: one Persian word for one thing, and none that reads as translated
+    "دوتایی": "دودویی",
+    "تقریب پسین": "پسین تقریبی",
+    "(خطای|هزینهٔ|بخش) بازسازی": "جملهٔ بازسازی",
+    "تابع (خطا|زیان|هدف)": "تابع هزینه",
+    "درست‌نمایی لگاریتمی|لگاریتم احتمال داده": "لگاریتم درست‌نمایی",
+    "بیت (در|به ازای) (هر )?بُ?عد|بیت بر (بعد|پیکسل|مؤلفه)": "بیت بر بُعد",
+    "متغیر (پنهان|مخفی)": "متغیر نهان",
+    "رمزگ|انکودر|دیکودر": "کدگذار، کدگشا",
+    r"(میانگین|فضای) کد\b|\bکد (خود|نهان|دو تصویر)": "متغیر نهان",
+    r"زیر \$?[qp]\b|زیر توزیع": "نسبت به q",
+    r"تصادف\b": "نمونه‌گیری",
+    r"نات\S* .{0,20}می‌پرداز": "",
+    "جوهر": "پیکسل روشن",
+    r"\bمانا\b": "نقطهٔ بحرانی",
+    "سنجیدنی": "مقایسه‌پذیر",
+    "میله": "خط خطا",
+    "سرعت": "نرخ",
+    "تبدیلی? خطی|معادله‌ای خطی": "آفین",
+    "از اولی": "",
+}
 
 
 class Text(HTMLParser):
@@ -143,6 +166,30 @@ def test_the_report_has_every_source_of_theory():
     titles = re.findall(r"^- .+? \(\d{4}\)\. (.+?)\. \*", THEORY.partition("## مراجع")[2], flags=re.M)
     assert len(titles) > 15
     assert [title for title in titles if f"title={title.lower()}" not in bib] == []
+
+
+def other_terms(text):
+    """Returns the terms of ONE_TERM that a Persian text uses beside the one that is agreed on: a list."""
+    return [(found[0], term) for pattern, term in ONE_TERM.items() for found in re.finditer(pattern, text)]
+
+
+def test_one_term_for_one_thing():
+    assert other_terms(THEORY) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    """تصویر دوتایی|تقریب پسین|خطای بازسازی|تابع خطا|تابع هدف|درست‌نمایی لگاریتمی|بیت بر بعد|متغیر پنهان|رمزگشا
+       میانگین کد|زیر $q$|زیر q|تصادف به ε منتقل می‌شود|نات‌های بیشتری می‌پردازد|جوهر|نقطه‌ای مانا|سنجیدنی|میله‌ها
+       سرعت هم‌گرایی|تبدیلی خطی|از اولی کمتر""".replace("\n", "|").split("|"),
+)
+def test_other_terms_are_found(text):
+    assert len(other_terms(text)) == 1
+
+
+def test_agreed_terms_are_not_found():
+    agreed = "زمان، توانا، همان‌اند، کدگذار و کدگشا، عدد تصادفی، زیر آستانه، پسین تقریبی، بیت بر بُعد، نگاشت خطی"
+    assert other_terms(agreed) == []
 
 
 def test_it_is_persian_text_with_persian_letters():

@@ -1,7 +1,9 @@
 """Loads a notebook's imports, constants and definitions without its runs."""
 
 import ast
+import functools
 import json
+import linecache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,10 +14,13 @@ matplotlib.use("agg")
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def cells_of(name):
+    """Returns all cells of a committed notebook, as JSON."""
+    return json.loads((ROOT / name).read_text("utf-8"))["cells"]
+
+
 def code_cells(name):
-    """Returns the code cells of a committed notebook, as JSON."""
-    cells = json.loads((ROOT / name).read_text("utf-8"))["cells"]
-    return [cell for cell in cells if cell["cell_type"] == "code"]
+    return [cell for cell in cells_of(name) if cell["cell_type"] == "code"]
 
 
 def source(cell):
@@ -23,33 +28,50 @@ def source(cell):
 
 
 def is_definition(node):
-    """Whether a top-level statement defines something: import, def, class, CONSTANT = …, Class.method = …."""
+    """Whether a top-level statement defines: import, def, class, CONSTANT = …, Class.method = …, try: import …."""
     if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef):
         return True
-    return isinstance(node, ast.Assign) and all(
-        isinstance(t, ast.Attribute) or (isinstance(t, ast.Name) and t.id.isupper()) for t in node.targets
-    )
+    if isinstance(node, ast.Try):
+        return all(isinstance(n, ast.Import | ast.ImportFrom) for n in node.body)
+    if not isinstance(node, ast.Assign):
+        return False
+    targets = [t for target in node.targets for t in getattr(target, "elts", [target])]
+    return all(isinstance(t, ast.Attribute) or (isinstance(t, ast.Name) and t.id.isupper()) for t in targets)
+
+
+@functools.cache
+def compiled(name):
+    """Returns [(cell, whether it only defines, its code object)]; tracebacks show the cell's own lines."""
+    found = []
+    for number, cell in enumerate(code_cells(name), 1):
+        file, text = f"<{name}, cell {number}>", source(cell)
+        linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+        body = ast.parse(text).body
+        found.append((cell, bool(body) and all(map(is_definition, body)), compile(text, file, "exec")))
+    return found
 
 
 def load_definitions(name):
     """Executes only the cells that define, in order, in a namespace of their own."""
     namespace = {"__name__": name}
-    for cell in code_cells(name):
-        body = ast.parse(source(cell)).body
-        if body and all(map(is_definition, body)):
-            exec(compile("".join(cell["source"]), f"{name}, a cell", "exec"), namespace)
+    for _, defines, code in compiled(name):
+        if defines:
+            exec(code, namespace)
     return namespace
+
+
+def as_fixture(name):
+    namespace = load_definitions(name)
+    return SimpleNamespace(namespace=namespace, **{k: v for k, v in namespace.items() if not k.startswith("__")})
 
 
 @pytest.fixture
 def vae():
     """The definitions of VAE.ipynb; fresh for each test, so that a test may replace one (vae.namespace[...] = ...)."""
-    namespace = load_definitions("VAE.ipynb")
-    return SimpleNamespace(namespace=namespace, **{k: v for k, v in namespace.items() if not k.startswith("__")})
+    return as_fixture("VAE.ipynb")
 
 
 @pytest.fixture
 def flow():
     """The definitions of RealNVP.ipynb, as `vae`."""
-    namespace = load_definitions("RealNVP.ipynb")
-    return SimpleNamespace(namespace=namespace, **{k: v for k, v in namespace.items() if not k.startswith("__")})
+    return as_fixture("RealNVP.ipynb")

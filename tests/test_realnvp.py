@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.distributions as D
+from conftest import code_cells, source
 from torch import nn
 
 LAST = 1 - 2**-24  # the largest float32 below 1, and the largest number that torch.rand returns
@@ -26,9 +27,12 @@ def images():
 
 @pytest.fixture
 def model(flow, images):
-    """A small flow with the default preprocessing, far from the identity, in float64."""
-    model = flow.RealNVP(flow.gaussianize_and_bend(images), flow.checkerboard(4), hidden=8, pairs=4)
-    return randomize(model).double().eval()
+    """A small flow behind Gaussianize and Bend, far from the identity, its networks in float64 too."""
+    return randomize(flow.RealNVP(flow.gaussianize_and_bend(images), flow.checkerboard(4), mlps(flow, 16))).double()
+
+
+def mlps(flow, dim, hidden=8, pairs=4):
+    return [flow.MLP(dim // 2, hidden) for _ in range(pairs)]
 
 
 def randomize(module, size=0.2):
@@ -43,19 +47,22 @@ def inside(n=3, dim=16):
     return (torch.randint(0, 256, (n, dim)) + 0.05 + 0.9 * torch.rand(n, dim, dtype=torch.float64)) / 256
 
 
-def constant(flow, s, t):
-    return flow.AffineCoupling(flow.Fixed(lambda a: torch.full_like(a, s), lambda a: torch.full_like(a, t)))
+def values(s, t):
+    """A network that returns the same s and t for every x_a."""
+    return lambda x_a: (torch.full_like(x_a, s), torch.full_like(x_a, t))
 
 
-def constant_flow(flow, dim, pairs, s, t, preprocess=()):
-    model = flow.RealNVP(list(preprocess), torch.randperm(dim), hidden=4, pairs=pairs)
-    for pair in model.pairs:
-        pair[0] = constant(flow, s, t)
-    return model
+def constant_flow(flow, dim, pairs, s, t, elementwise=()):
+    return flow.RealNVP(elementwise, torch.randperm(dim), [values(s, t)] * pairs)
+
+
+def order_of(flow, model):
+    (layer,) = [layer for layer in model.layers if isinstance(layer, flow.Permute)]
+    return layer.order
 
 
 class Zoom(nn.Module):
-    """y = (x - 0.5) / 0.03, a preprocessing of which everything is known."""
+    """y = (x - 0.5) / 0.03, an elementwise layer of which everything is known."""
 
     def forward(self, x):
         return (x - 0.5) / 0.03, x.new_full((len(x),), -x.shape[1] * math.log(0.03))
@@ -65,15 +72,18 @@ class Zoom(nn.Module):
 
 
 LAYERS = {
-    "coupling": lambda flow, images: randomize(flow.AffineCoupling(flow.ScaleShift(8, 8)), 0.5),
+    "coupling": lambda flow, images: randomize(flow.AffineCoupling(flow.MLP(8, 8)), 0.5),
     "flip": lambda flow, images: flow.Flip(),
+    "permute": lambda flow, images: flow.Permute(torch.randperm(16)),
     "logit 0.05": lambda flow, images: flow.Logit(0.05),
     "logit 1e-6": lambda flow, images: flow.Logit(1e-6),
     "gaussianize": lambda flow, images: flow.Gaussianize(images),
     "bend": lambda flow, images: randomize(flow.Bend(torch.randn(16))),
-    "flow, logit": lambda flow, images: randomize(flow.RealNVP([flow.Logit(0.05)], flow.checkerboard(4), 8)),
+    "flow, logit": lambda flow, images: randomize(
+        flow.RealNVP([flow.Logit(0.05)], flow.checkerboard(4), mlps(flow, 16))
+    ),
     "flow, default": lambda flow, images: randomize(
-        flow.RealNVP(flow.gaussianize_and_bend(images), flow.checkerboard(4), 8)
+        flow.RealNVP(flow.gaussianize_and_bend(images), flow.checkerboard(4), mlps(flow, 16))
     ),
 }
 
@@ -87,18 +97,18 @@ def test_log_det_is_that_of_autograds_jacobian(flow, images, name):
     for i in range(3):
         jacobian = torch.autograd.functional.jacobian(lambda v: layer(v[None])[0][0], x[i])
         torch.testing.assert_close(log_det[i], torch.linalg.slogdet(jacobian).logabsdet, rtol=1e-9, atol=1e-9)
-    if name != "flip":
+    if name not in ("flip", "permute"):
         assert (log_det.abs() > 0.1).all()  # the comparison is not of zeros
     torch.testing.assert_close(layer.inverse(y), x, rtol=0, atol=1e-9)
 
 
 def test_the_notebooks_own_jacobian_check_sees_a_wrong_log_det(flow):
-    layer, x = constant(flow, 0.3, 1.0), torch.randn(2, 6, dtype=torch.float64)
+    layer, x = flow.AffineCoupling(values(0.3, 1.0)), torch.randn(2, 6, dtype=torch.float64)
     torch.testing.assert_close(flow.jacobian_log_det(layer, x), torch.full((2,), 3 * 0.3, dtype=torch.float64))
 
 
 def test_coupling_is_the_formula_of_the_assignment(flow):
-    layer, x = flow.AffineCoupling(randomize(flow.ScaleShift(5, 8), 0.5)).double(), torch.randn(7, 10).double()
+    layer, x = flow.AffineCoupling(randomize(flow.MLP(5, 8), 0.5)).double(), torch.randn(7, 10).double()
     y, log_det = layer(x)
     s, t = layer.net(x[:, :5])
     assert torch.equal(y[:, :5], x[:, :5])
@@ -108,7 +118,7 @@ def test_coupling_is_the_formula_of_the_assignment(flow):
 
 
 def test_s_stays_bounded_whatever_the_weights(flow):
-    net = randomize(flow.ScaleShift(4, 8), 100.0)
+    net = randomize(flow.MLP(4, 8), 100.0)
     s, t = net(100 * torch.randn(50, 4))
     assert 2.9 < s.abs().max() <= 3 and torch.isfinite(t).all()
 
@@ -123,11 +133,12 @@ def test_flip_exchanges_the_halves(flow):
 def test_question_3a(flow):
     """x = 1.5 z + 3 with z ~ N(0, 1): the density of x by a coupling, by torch.distributions, and as N(3, 2.25)."""
     x = torch.randn(50, 2, dtype=torch.float64) * 2 + 1
-    z, log_det = constant(flow, -math.log(1.5), -2.0)(x)
+    z, log_det = flow.AffineCoupling(values(-math.log(1.5), -2.0))(x)
     got = flow.log_standard_normal(z) + log_det - D.Normal(0.0, 1.0).log_prob(x[:, 0])
     want = D.TransformedDistribution(D.Normal(0.0, 1.0), D.transforms.AffineTransform(3.0, 1.5))
     torch.testing.assert_close(got, want.log_prob(x[:, 1]))
     torch.testing.assert_close(got, D.Normal(3.0, 2.25**0.5).log_prob(x[:, 1]))
+    torch.testing.assert_close(got, flow.log_affine(x[:, 1:]))
 
 
 def test_log_standard_normal_counts_its_constant_once(flow):
@@ -142,25 +153,27 @@ def test_each_of_four_pairs_transforms_one_half_and_the_flip_exchanges_them(flow
         model = constant_flow(flow, 12, pairs, math.log(2), 0.0)
         x = torch.rand(2, 12, dtype=torch.float64) + 0.1
         z, log_det = model(x)
-        order = model.order if pairs % 2 == 0 else model.order.flip(0)
+        order = order_of(flow, model) if pairs % 2 == 0 else order_of(flow, model).flip(0)
         count = (z / x[:, order]).log2().round()
         assert set(count.unique().tolist()) == times
         assert torch.equal(count.sum(1), torch.full((2,), 6.0 * pairs).double())  # a half, 6 of 12, each time
         torch.testing.assert_close(log_det, count.sum(1) * math.log(2))
 
 
-def test_default_is_four_pairs_of_coupling_and_flip(flow):
-    model = flow.RealNVP([], flow.checkerboard(4), hidden=4)
-    assert flow.PAIRS == len(model.pairs) == 4
-    for coupling, flip in model.pairs:
-        assert isinstance(coupling, flow.AffineCoupling) and isinstance(flip, flow.Flip)
-    assert len({id(coupling) for coupling, _ in model.pairs}) == 4  # four networks, not one four times
+def test_the_model_is_one_list_that_ends_in_four_pairs_of_coupling_and_flip(flow):
+    nets = mlps(flow, 16)
+    model = flow.RealNVP([Zoom()], flow.checkerboard(4), nets)
+    kinds = [type(layer) for layer in model.layers]
+    assert flow.PAIRS == 4 and kinds == [Zoom, flow.Permute, *[flow.AffineCoupling, flow.Flip] * 4]
+    assert [layer.net for layer in model.layers[2::2]] == nets
+    assert len(list(model.parameters())) == 4 * len(list(nets[0].parameters()))  # all of them are trained
+    assert len(set(map(id, flow.mlps()))) == 4  # four networks, not one four times
 
 
 def test_untrained_pairs_are_the_identity(flow):
-    model, x = flow.RealNVP([], flow.checkerboard(4), hidden=8, pairs=4), torch.rand(5, 16)
+    model, x = flow.RealNVP([], flow.checkerboard(4), mlps(flow, 16)), torch.rand(5, 16)
     z, log_det = model(x)
-    assert torch.equal(z[:, model.back], x) and torch.equal(log_det, torch.zeros(5))
+    assert torch.equal(z, x[:, flow.checkerboard(4)]) and torch.equal(log_det, torch.zeros(5))
 
 
 def test_every_pixel_reaches_the_latents_and_back(flow, model):
@@ -179,17 +192,36 @@ def test_checkerboard_puts_neighbours_in_opposite_halves(flow):
     assert (board[1:] != board[:-1]).all() and (board[:, 1:] != board[:, :-1]).all()
 
 
+@pytest.mark.parametrize("side", [2, 4, 28])
+def test_halves_are_packed_to_where_they_lie_in_the_image(flow, side):
+    """What the couplings of the real model see, as rows and columns; and both colours' blocks fill the image."""
+    seen, half = [], side // 2
+    still = [lambda x_a: seen.append(x_a) or (torch.zeros_like(x_a), torch.zeros_like(x_a))] * 4
+    pixels = torch.arange(side**2)[None]
+    flow.RealNVP([], flow.checkerboard(side), still)(pixels)
+    for k, x_a in enumerate(seen):
+        blocks = flow.pack(x_a)
+        assert blocks.shape == (1, 2, half, half) and torch.equal(flow.unpack(blocks), x_a)
+        for r in range(2):
+            for i in range(half):
+                for j in range(half):
+                    assert blocks[0, r, i, j] == side * (2 * i + r) + 2 * j + (r + k) % 2
+    assert torch.equal(torch.cat(seen[:2], dim=1).sort().values, pixels)
+    batch = torch.rand(5, side**2 // 2)
+    assert torch.equal(flow.pack(batch)[3], flow.pack(batch[3:4])[0])  # images do not mix
+
+
 def test_log_prob_of_nothing_but_the_base(flow):
-    model = flow.RealNVP([], flow.checkerboard(4), pairs=0)
+    model = flow.RealNVP([], flow.checkerboard(4), [])
     images, u = torch.randint(0, 256, (5, 16)), torch.rand(5, 16)
-    want = D.Normal(0.0, 1.0).log_prob((images + u) / 256).sum(1) - 16 * math.log(256)
+    want = D.Normal(0.0, 1.0).log_prob((images + u.double()) / 256).sum(1) - 16 * math.log(256)
     torch.testing.assert_close(model.log_prob(images, u), want)
     torch.testing.assert_close(model.bits_per_dim(images, u), -want / 16 / math.log(2))
 
 
 def test_uniform_images_cost_eight_bits_a_pixel(flow):
     images = torch.randint(0, 256, (20_000, 4), dtype=torch.uint8)
-    model = flow.RealNVP([flow.Gaussianize(images)], torch.arange(4), pairs=0)
+    model = flow.RealNVP([flow.Gaussianize(images)], torch.arange(4), [])
     assert model.bits_per_dim(images).mean().item() == pytest.approx(8, abs=0.02)
 
 
@@ -198,9 +230,10 @@ def test_probabilities_of_all_images_sum_to_one(flow, preprocess):
     """Two pixels, 65,536 images: catches every wrong sign, factor and constant at once."""
     images = (256 * torch.rand(2000, 2) ** torch.tensor([1.0, 2.0])).to(torch.uint8)
     layers = flow.gaussianize_and_bend(images) if preprocess == "default" else [flow.Logit(1e-6)]
-    model = randomize(flow.RealNVP(layers, torch.tensor([1, 0]), hidden=8, pairs=4)).double()
-    for coupling, _ in model.pairs:  # widen: the latents of [0, 1)^2, edges of bins clamped, must cover N(0, I)
-        coupling.net.last[-1].bias.data[0] += 0.5
+    nets = mlps(flow, 2)
+    model = randomize(flow.RealNVP(layers, torch.tensor([1, 0]), nets)).double()
+    for net in nets:  # widen: the latents of [0, 1)^2, edges of bins clamped, must cover N(0, I)
+        net.last[-1].bias.data[0] += 0.5
     every = torch.cartesian_prod(torch.arange(256), torch.arange(256))
     with torch.no_grad():
         total = sum(model.log_prob(every, torch.rand(65_536, 2).double()).exp().sum().item() for _ in range(4)) / 4
@@ -222,16 +255,16 @@ def test_noise_fills_its_bin_and_never_leaves_it(flow):
     pixels = torch.arange(256, dtype=torch.uint8)[:, None]
     for u in (0.0, 1e-6, 0.5, 1 - 2**-10, LAST):
         x = flow.dequantize(pixels, torch.full((256, 1), u))
-        assert x.dtype == torch.float32 and x.max() < 1
-        assert torch.equal((256 * x).floor(), pixels.float()), u
-        torch.testing.assert_close(256 * x - pixels, torch.full((256, 1), u), rtol=0, atol=2e-5)
+        assert x.dtype == torch.float64 and x.max() < 1
+        assert torch.equal(flow.quantize(x), pixels), u
+        torch.testing.assert_close(256 * x - pixels, torch.full((256, 1), u).double(), rtol=0, atol=1e-12)
 
 
 def test_log_prob_draws_uniform_noise_anew(flow, monkeypatch):
     drawn, images = [], torch.full((3000, 4), 7, dtype=torch.uint8)
     dequantize = flow.dequantize
     monkeypatch.setitem(flow.namespace, "dequantize", lambda i, u: drawn.append(dequantize(i, u)) or drawn[-1])
-    model = flow.RealNVP([], torch.arange(4), pairs=0)
+    model = flow.RealNVP([], torch.arange(4), [])
     model.log_prob(images), model.bits_per_dim(images)
     for x in drawn:
         u = 256 * x - 7
@@ -253,19 +286,19 @@ def test_grey_histograms_by_hand(flow, images):
 
 
 def test_grey_histograms_of_blank_images(flow):
-    got = flow.grey_histograms(torch.zeros(10, 3, dtype=torch.uint8))
+    got = flow.grey_histograms(torch.zeros(10, 3, dtype=torch.uint8), 128.0)
     assert (got > 0).all() and got.sum(1).allclose(torch.ones(3).double())
 
 
 def test_gaussianize_is_the_normal_quantile_of_the_histograms_cdf(flow, images):
-    x, p = inside(200), flow.grey_histograms(images)
-    y, log_det = flow.Gaussianize(images).double()(x)
+    x, p = inside(200), flow.grey_histograms(images, flow.HISTOGRAM_STRENGTH)
+    y, log_det = flow.Gaussianize(images)(x)
     k = (256 * x).long()
     for j in range(16):
         cdf = torch.stack([p[j, :b].sum() for b in k[:, j]]) + p[j, k[:, j]] * (256 * x[:, j] - k[:, j])
-        torch.testing.assert_close(D.Normal(0.0, 1.0).cdf(y[:, j]), cdf, rtol=0, atol=1e-7)
+        torch.testing.assert_close(D.Normal(0.0, 1.0).cdf(y[:, j]), cdf, rtol=0, atol=1e-12)
     density = torch.stack([(256 * p[j, k[:, j]]).log() for j in range(16)]).sum(0)
-    torch.testing.assert_close(D.Normal(0.0, 1.0).log_prob(y).sum(1) + log_det, density, rtol=0, atol=1e-5)
+    torch.testing.assert_close(D.Normal(0.0, 1.0).log_prob(y).sum(1) + log_det, density, rtol=0, atol=1e-9)
 
 
 def test_gaussianize_makes_each_pixel_standard_normal(flow):
@@ -282,22 +315,22 @@ def test_gaussianize_returns_every_grey_level_of_every_pixel(flow, images):
         x = flow.dequantize(grey, torch.full((256, 16), u))
         y, _ = layer(x)
         assert (y[1:] > y[:-1]).all()  # increasing
-        assert torch.equal((256 * layer.inverse(y)).floor(), grey.float())
+        assert torch.equal(flow.quantize(layer.inverse(y)), grey)
 
 
-def test_gaussianize_is_accurate_in_the_upper_tail_in_float32(flow):
-    """A pixel that is 255 once in 60,000 images: 1 - F has no digits left in float32, F of the other tail has."""
+def test_gaussianize_is_accurate_in_the_upper_tail(flow):
+    """A pixel that is 255 once in 60,000 images: 1 - F has no digits left in float32."""
     images = torch.zeros(60_000, 1, dtype=torch.uint8)
     images[0] = 255
-    x = (255 + torch.tensor([[0.5], [0.9], [0.99]])) / 256
-    y, log_det = flow.Gaussianize(images)(x)
-    upper = (1 - (256 * x.double() - 255)) * flow.grey_histograms(images)[0, 255]
-    torch.testing.assert_close(y.double(), -torch.special.ndtri(upper), rtol=0, atol=1e-4)
+    u = torch.tensor([[0.5], [0.9], [0.99], [1 - 1e-5]])
+    y, log_det = flow.Gaussianize(images)(flow.dequantize(torch.full((4, 1), 255), u))
+    upper = (1 - u.double()) * flow.grey_histograms(images, flow.HISTOGRAM_STRENGTH)[0, 255]
+    torch.testing.assert_close(y, -torch.special.ndtri(upper), rtol=0, atol=1e-6)
     assert torch.isfinite(log_det).all()
 
 
 @pytest.mark.parametrize("name", ["logit 0.05", "logit 1e-6", "flow, logit", "flow, default"])
-def test_pixels_0_and_255_are_finite_everywhere_in_float32(flow, images, name):
+def test_pixels_0_and_255_are_finite_everywhere(flow, images, name):
     layer = LAYERS[name](flow, images)
     for pixel in (0, 255):
         for u in (0.0, 1e-9, 0.5, LAST):
@@ -331,15 +364,21 @@ def test_bend_is_its_formula_and_increases(flow):
     assert (y[1:] > y[:-1]).all()
 
 
-def test_inverse_returns_the_same_pixels(flow, images, model):
-    model = model.float()
+def test_inverse_returns_the_same_pixels_though_the_networks_are_float32(flow, images):
+    """…to 1e-9 of a grey level's bin: the networks see the same x_a in both directions, and the rest is float64."""
+    model = randomize(flow.RealNVP(flow.gaussianize_and_bend(images), flow.checkerboard(4), mlps(flow, 16)))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    u = 0.01 + 0.98 * torch.rand(images.shape)
     with torch.no_grad():
-        z, _ = model(flow.dequantize(images, torch.full(images.shape, 0.5)))
-        assert torch.equal((256 * model.inverse(z)).floor(), images.float())
+        x = flow.dequantize(images, u)
+        z, log_det = model(x)
+        back = model.inverse(z)
+    assert z.dtype == log_det.dtype == torch.float64 and (z - x).abs().max() > 1
+    assert torch.equal(flow.quantize(back), images) and (256 * (back - x)).abs().max() < 1e-5
 
 
 def test_samples_are_8_bit_images(flow, model):
-    samples = model.float().sample(300)
+    samples = model.sample(300)
     assert samples.shape == (300, 16) and samples.dtype == torch.uint8
     assert not torch.equal(samples[:150], samples[150:])
     assert (model.sample(5, temperature=0.0) == model.sample(1, temperature=0)).all()
@@ -359,14 +398,14 @@ def test_samples_of_a_known_flow_have_its_mean_and_variance(flow, temperature):
 
 def test_samples_have_the_distribution_that_was_fitted(flow):
     images = torch.tensor([0, 0, 0, 9, 200], dtype=torch.uint8)[torch.randint(0, 5, (20_000, 2))]
-    model = flow.RealNVP([flow.Gaussianize(images)], torch.arange(2), hidden=4, pairs=4)
+    model = flow.RealNVP([flow.Gaussianize(images)], torch.arange(2), mlps(flow, 2))
     samples = model.sample(20_000)
     for grey, rate in ((0, 0.6), (9, 0.2), (200, 0.2)):
         assert ((samples == grey).double().mean(0) - rate).abs().max() < 0.02
 
 
 def test_evaluate_weighs_a_smaller_last_batch_by_its_size(flow):
-    model = flow.RealNVP([Zoom()], torch.arange(4), pairs=0)
+    model = flow.RealNVP([Zoom()], torch.arange(4), [])
     images, u = torch.linspace(0, 255, 2100).round()[:, None].expand(2100, 4).to(torch.uint8), torch.rand(2100, 4)
     got, want = flow.evaluate(model, images, u), -model.log_prob(images, u).double().mean().item()
     assert got["nll_nats"] == pytest.approx(want, rel=1e-5)
@@ -383,7 +422,7 @@ def test_parameter_groups_hold_each_parameter_once(flow, model):
     own = {"log_l", "o", "b", "raw_a", "log_c", "threshold", "log_steepness"}
     assert {names[id(p)].split(".")[-1] for p in pixels["params"]} == own
     assert matrices["weight_decay"] > 0 == vectors["weight_decay"] == pixels["weight_decay"]
-    assert pixels["lr"] == pytest.approx(10 * matrices["lr"]) and matrices["lr"] == flow.LR
+    assert pixels["lr"] == flow.PIXEL_RATE * flow.LR and matrices["lr"] == vectors["lr"] == flow.LR
 
 
 @pytest.mark.parametrize(
@@ -393,17 +432,15 @@ def test_parameter_groups_hold_each_parameter_once(flow, model):
         lambda v, model, images: model.bits_per_dim(images, torch.zeros_like(images, dtype=torch.float)),
         lambda v, model, images: model.sample(3, temperature=0.7),
         lambda v, model, images: torch.cat(v.stages(model, images, torch.zeros_like(images, dtype=torch.float))),
-        lambda v, model, images: v.interpolate(model, images[0], images[1], 5),
         lambda v, model, images: v.nearest(images, images)[1],
     ],
 )
-@pytest.mark.parametrize("preprocessing", ["Gaussianize and Bend", "Logit"])
-def test_nothing_is_left_on_the_cpu(flow, images, preprocessing, call):
+@pytest.mark.parametrize("elementwise", ["Gaussianize and Bend", "Logit"])
+def test_nothing_is_left_on_the_cpu(flow, images, elementwise, call):
     """The meta device stands in for a GPU: tensors without values, which do not mix with the CPU's."""
-    for check in ("check_images", "check_noise"):  # they read values
-        flow.namespace[check] = lambda given, *args: given
-    layers = [flow.Logit(0.05)] if preprocessing == "Logit" else flow.gaussianize_and_bend(images)
-    model = flow.RealNVP(layers, flow.checkerboard(4), 8).to("meta")
+    flow.namespace["check_images"] = lambda *args: None  # it reads values
+    layers = [flow.Logit(0.05)] if elementwise == "Logit" else flow.gaussianize_and_bend(images)
+    model = flow.RealNVP(layers, flow.checkerboard(4), mlps(flow, 16)).to("meta")
     assert call(flow, model, images.to("meta")).device.type == "meta"
 
 
@@ -412,7 +449,7 @@ def test_training_lowers_the_loss_and_repeats_itself(flow, images, monkeypatch):
     runs, u = [], torch.rand(100, 16)
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        model = flow.RealNVP(flow.gaussianize_and_bend(images), flow.checkerboard(4), hidden=16, pairs=4)
+        model = flow.RealNVP(flow.gaussianize_and_bend(images), flow.checkerboard(4), mlps(flow, 16, hidden=16))
         runs.append(flow.train(model, images, {"test": (images[:100], u)}, epochs=3))
         assert runs[-1][-1]["test_nll_nats"] == flow.evaluate(model, images[:100], u)["nll_nats"]
     assert runs[0] == runs[1] != runs[2]
@@ -431,13 +468,13 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero(flow):
 @pytest.mark.parametrize("n, epochs", [(1, 1), (5, 1), (1, 5), (2, 5), (7, 1)])
 def test_training_takes_any_number_of_steps(flow, images, monkeypatch, n, epochs):
     monkeypatch.setitem(flow.namespace, "BATCH", 1)
-    model = flow.RealNVP([Zoom()], flow.checkerboard(4), hidden=4, pairs=4)
+    model = flow.RealNVP([Zoom()], flow.checkerboard(4), mlps(flow, 16, hidden=4))
     assert len(flow.train(model, images[:n], {}, epochs)) == epochs + 1
 
 
 def test_the_stop_button_ends_training_and_keeps_the_history(flow, images, monkeypatch, capsys):
     monkeypatch.setitem(flow.namespace, "BATCH", 250)  # two steps an epoch
-    model = flow.RealNVP([Zoom()], flow.checkerboard(4), hidden=4, pairs=4)
+    model = flow.RealNVP([Zoom()], flow.checkerboard(4), mlps(flow, 16, hidden=4))
     steps, bits_per_dim = [], model.bits_per_dim
 
     def interrupted(batch):
@@ -455,10 +492,10 @@ def test_the_stop_button_ends_training_and_keeps_the_history(flow, images, monke
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_training_stops_where_the_loss_is_not_finite(flow, images, monkeypatch, bad):
     monkeypatch.setitem(flow.namespace, "BATCH", 250)
-    model = flow.RealNVP([Zoom()], flow.checkerboard(4), hidden=4, pairs=4)
+    model = flow.RealNVP([Zoom()], flow.checkerboard(4), mlps(flow, 16, hidden=4))
     steps, bits_per_dim = [], model.bits_per_dim
     model.bits_per_dim = lambda batch: steps.append(1) or bits_per_dim(batch) * (bad if len(steps) == 4 else 1)
-    with pytest.raises(FloatingPointError, match=f"{bad} in epoch 2, step 1"):
+    with pytest.raises(FloatingPointError, match=f"{bad} in epoch 2, step 2"):
         flow.train(model, images, {}, epochs=3)
 
 
@@ -473,37 +510,38 @@ def test_nearest_against_brute_force(flow):
     assert (distance[:20] == 0).all() and distance[20:].min() > 0  # exactly 0 for a copy
 
 
-def test_stages_begin_with_the_preprocessing_and_end_with_the_latents(flow, images, model):
+@pytest.mark.parametrize("pairs", [1, 3, 4])
+def test_stages_begin_in_front_of_the_pairs_and_end_with_the_latents(flow, images, pairs):
+    nets = mlps(flow, 16, pairs=pairs)
+    model = randomize(flow.RealNVP(flow.gaussianize_and_bend(images), flow.checkerboard(4), nets)).double()
     u = torch.rand(6, 16, dtype=torch.float64)
     x = flow.dequantize(images[:6], u)
-    found = flow.stages(model, images[:6], u)
-    assert len(found) == 5
-    for layer in model.preprocess:
+    z, found = model(x)[0], flow.stages(model, images[:6], u)
+    assert len(found) == 1 + pairs
+    for layer in model.layers[:2]:
         x, _ = layer(x)
-    torch.testing.assert_close(found[0], x)
-    torch.testing.assert_close(found[-1], model(flow.dequantize(images[:6], u))[0][:, model.back])
-    first, second = model.order[:8], model.order[8:]  # in image layout, each pair leaves one colour as it was
-    for k in range(4):
-        kept, changed = (first, second) if k % 2 == 0 else (second, first)
+    assert torch.equal(found[0], x)
+    order = flow.checkerboard(4)
+    assert torch.equal(found[-1][:, order.flip(0) if pairs % 2 else order], z)
+    for k in range(pairs):  # in image layout, each pair leaves one colour as it was
+        kept, changed = order.chunk(2)[:: 1 - 2 * (k % 2)]
         assert torch.equal(found[k + 1][:, kept], found[k][:, kept])
         assert (found[k + 1][:, changed] != found[k][:, changed]).all()
 
 
-def test_interpolation_runs_on_an_arc_from_image_to_image(flow):
-    a, b = torch.randint(0, 256, (2, 784), dtype=torch.uint8)
-    path = flow.interpolate(constant_flow(flow, 784, 4, 0.1, 0.2, [Zoom()]), a, b, steps=5)
-    assert path.shape == (5, 784) and path.dtype == torch.uint8
-    assert torch.equal(path[0], a) and torch.equal(path[-1], b)
-    model = flow.RealNVP([], torch.arange(784), pairs=0)  # latents are the pixels: (cos 45° a + sin 45° b)
-    dark = [(image // 2).to(torch.uint8) for image in (a, b)]
-    middle = 0.5**0.5 * (dark[0].double() + 0.5 + dark[1].double() + 0.5)
-    assert (flow.interpolate(model, *dark, steps=3)[1] - middle.floor()).abs().max() <= 1
+def test_summary_of_latents_against_numpy(flow):
+    z = torch.randn(200, 6, dtype=torch.float64) @ torch.randn(6, 6, dtype=torch.float64) + 1
+    got, want = flow.summary(z), torch.corrcoef(z.T)
+    mean = sum(abs(want[i, j].item()) for i in range(6) for j in range(i)) / 15
+    assert got["mean"] == pytest.approx(z.mean().item()) and got["std"] == pytest.approx(z.std().item())
+    assert got["mean_abs_correlation"] == pytest.approx(mean)
+    assert flow.summary(torch.randn(4000, 50))["excess_kurtosis"] == pytest.approx(0, abs=5 * (24 / 200_000) ** 0.5)
 
 
 @pytest.mark.parametrize("alpha", [0.05, 1e-6])
 def test_nats_in_logit_space_convert_to_bits_per_dim(flow, alpha):
     """bits/dim = 8 - (LL_logit + J) / (D ln 2), J the mean of the logit's own log-det."""
-    model = randomize(flow.RealNVP([flow.Logit(alpha)], flow.checkerboard(4), 8)).double()
+    model = randomize(flow.RealNVP([flow.Logit(alpha)], flow.checkerboard(4), mlps(flow, 16))).double()
     images, u = torch.randint(0, 256, (50, 16)), torch.rand(50, 16, dtype=torch.float64)
     s = alpha + (1 - 2 * alpha) * (images + u) / 256
     j = (math.log(1 - 2 * alpha) - s.log() - (1 - s).log()).sum(1).mean()
@@ -512,7 +550,7 @@ def test_nats_in_logit_space_convert_to_bits_per_dim(flow, alpha):
 
 
 def small(flow):
-    return flow.RealNVP([], torch.arange(4), hidden=4, pairs=1)
+    return flow.RealNVP([], torch.arange(4), mlps(flow, 4, pairs=1))
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32])
@@ -525,15 +563,15 @@ def test_whole_grey_levels_of_any_type_are_accepted(flow, dtype):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda f: f.RealNVP([], torch.arange(7)), "even number of dimensions, got 7"),
-        (lambda f: f.AffineCoupling(f.ScaleShift(2, 4))(torch.zeros(3, 5)), r"got \(3, 5\)"),
-        (lambda f: f.AffineCoupling(f.ScaleShift(2, 4)).inverse(torch.zeros(3, 5)), r"got \(3, 5\)"),
-        (lambda f: f.AffineCoupling(f.ScaleShift(2, 4))(torch.zeros(4)), r"got \(4,\)"),
+        (lambda f: f.RealNVP([], torch.arange(7), mlps(f, 8)).log_prob(torch.zeros(3, 7)), r"even .* got \(3, 7\)"),
+        (lambda f: f.AffineCoupling(f.MLP(2, 4))(torch.zeros(3, 5)), r"got \(3, 5\)"),
+        (lambda f: f.AffineCoupling(f.MLP(2, 4)).inverse(torch.zeros(3, 5)), r"got \(3, 5\)"),
+        (lambda f: f.AffineCoupling(f.MLP(2, 4))(torch.zeros(4)), r"got \(4,\)"),
         (lambda f: small(f).log_prob(torch.zeros(2, 5)), r"\(batch, 4\), got \(2, 5\)"),
         (lambda f: small(f).bits_per_dim(torch.zeros(2, 2, 2)), r"\(batch, 4\), got \(2, 2, 2\)"),
         (lambda f: small(f).log_prob(torch.full((2, 4), -1)), "0..255, got -1"),
         (lambda f: small(f).log_prob(torch.full((2, 4), 256)), "0..255, got 256"),
-        (lambda f: small(f).log_prob(torch.full((2, 4), 0.5)), "torch.float32 with fractions"),
+        (lambda f: small(f).log_prob(torch.full((2, 4), 0.5)), "whole grey levels 0..255, got 0.5"),
         (lambda f: small(f).log_prob(torch.full((2, 4), math.nan)), "got nan"),
         (lambda f: small(f).log_prob(torch.full((2, 4), math.inf)), "got inf"),
         (lambda f: small(f).log_prob(torch.zeros(2, 4), torch.zeros(2, 1)), r"\(2, 1\)"),
@@ -553,3 +591,73 @@ def test_whole_grey_levels_of_any_type_are_accepted(flow, dtype):
 def test_bad_input_is_refused(flow, call, message):
     with pytest.raises(ValueError, match=message):
         call(flow)
+
+
+SETUP = """
+results, minutes, N_TEST, PAIRS, HIDDEN = {}, {}, 40, 4, 8
+test_images, u_test = torch.randint(0, 256, (80, 784), dtype=torch.uint8), torch.rand(80, 784)
+train_images, device = test_images[:40], torch.device("cpu")
+checker, forward, gauss, bend = checkerboard, AffineCoupling.forward, Gaussianize.forward, Bend.forward
+"""
+CHECKS = ["affine_log_density", "blocks = [", "coupling_log_det", "noise_variance", "model = RealNVP("]
+CHECKS += ["times_transformed", "flow_log_det", "pixels_off"]
+
+
+def run_cell(flow, part):
+    (cell,) = [source(cell) for cell in code_cells("RealNVP.ipynb") if part in source(cell)]
+    exec(cell, flow.namespace)
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 3, 4, 5])
+def test_the_notebooks_checks_pass_with_any_number_of_pairs(flow, pairs, capsys):
+    exec(SETUP, flow.namespace)
+    flow.namespace["PAIRS"] = pairs
+    for part in CHECKS:
+        run_cell(flow, part)
+    checks = flow.namespace["results"]["checks"]
+    assert len(checks) == len({row["name"] for row in checks}) == 10
+    assert all(set(row) == {"name", "unit", "expected", "measured", "tolerance"} for row in checks)
+
+
+NO_FLIP = "Flip.forward = lambda _, x: (x, x.new_zeros(len(x))); Flip.inverse = lambda _, y: y"
+ROLL = "Flip.forward = lambda _, x: (x.roll(x.shape[1] // 2, 1), x.new_zeros(len(x)))"
+NO_INVERSE = "AffineCoupling.inverse = lambda _, y: forward(_, y)[0]"
+BROKEN = [  # what is wrong, the check that must see it, the code that makes it so
+    ("no derivative in 3a", "affine_log_density", "log_affine = lambda x: log_standard_normal((x - 3) / 1.5)"),
+    ("pack mixes rows", "blocks = [", "pack = lambda half: half.reshape(-1, 2, 14, 14)"),
+    ("unpack is not pack's inverse", "blocks = [", "unpack = lambda blocks: blocks.flatten(1)"),
+    ("colour 1 in order", "blocks = [", "checkerboard = lambda: torch.cat([(o := checker())[:392], o[392:].flip(0)])"),
+    ("no checkerboard", "blocks = [", "checkerboard = lambda: torch.arange(784)"),
+    ("a flip that does nothing", "coupling_log_det", NO_FLIP),
+    ("a flip that is another permutation", "coupling_log_det", ROLL),
+    ("wrong sign", "coupling_log_det", "AffineCoupling.forward = lambda _, x: ((r := forward(_, x))[0], -r[1])"),
+    ("a mean", "coupling_log_det", "AffineCoupling.forward = lambda _, x: ((r := forward(_, x))[0], r[1] / 10)"),
+    ("x_a changed", "coupling_log_det", "AffineCoupling.forward = lambda _, x: ((r := forward(_, x))[0] + 1, r[1])"),
+    ("an inverse that is none", "coupling_log_det", NO_INVERSE),
+    ("half a bin", "noise_variance", "dequantize = lambda images, u: (images + u.double() / 2) / 256"),
+    ("more than a bin", "noise_variance", "dequantize = lambda images, u: (images + 1.1 * u.double()) / 257"),
+    ("not zero at the start", "times_transformed", "nn.init.zeros_ = nn.init.ones_"),
+    ("a flip that does nothing, in the model", "times_transformed", NO_FLIP),
+    ("another permutation, in the model", "times_transformed", ROLL),
+    ("pack is wrong, in the model", "times_transformed", "pack = lambda half: half.reshape(-1, 2, 14, 14)"),
+    ("no log-det", "flow_log_det", "Gaussianize.forward = lambda _, x: (gauss(_, x)[0], x.new_zeros(len(x)))"),
+    ("no slope", "flow_log_det", "Bend.forward = lambda _, x: (bend(_, x)[0], x.new_zeros(len(x)))"),
+    ("no inverse, in the model", "flow_log_det", NO_INVERSE),
+    ("a grey level off", "pixels_off", "quantize = lambda x: (256 * x + 0.5).floor().to(torch.uint8)"),
+    ("no flip on the way back", "pixels_off", "Flip.inverse = lambda _, y: y"),
+]
+
+
+@pytest.mark.parametrize("what, part, breakage", BROKEN, ids=[what for what, _, _ in BROKEN])
+def test_the_notebooks_own_checks_fail_when_something_is_broken(flow, what, part, breakage, monkeypatch, capsys):
+    monkeypatch.setattr(nn.init, "zeros_", nn.init.zeros_)  # put back afterwards
+    exec(SETUP, flow.namespace)
+    if CHECKS.index(part) > CHECKS.index("blocks = ["):
+        run_cell(flow, "blocks = [")
+    exec(breakage, flow.namespace)
+    if CHECKS.index(part) > CHECKS.index("model = RealNVP("):
+        run_cell(flow, "model = RealNVP(")
+    if part == "pixels_off":
+        randomize(flow.namespace["model"], 0.02)  # as training would
+    with pytest.raises(AssertionError):
+        run_cell(flow, part)

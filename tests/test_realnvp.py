@@ -364,6 +364,14 @@ def test_bend_is_its_formula_and_increases(flow):
     assert (y[1:] > y[:-1]).all()
 
 
+@pytest.mark.parametrize("size", [1.0, 100.0, 1e4])
+def test_bend_is_inverted_however_far_out(flow, size):
+    bend = randomize(flow.Bend(torch.randn(5)), 1.0)  # its parameters stay float32
+    x = size * torch.randn(200, 5, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(bend.inverse(bend(x)[0]), x, rtol=1e-9, atol=1e-9)
+
+
 def test_inverse_returns_the_same_pixels_though_the_networks_are_float32(flow, images):
     """…to 1e-9 of a grey level's bin: the networks see the same x_a in both directions, and the rest is float64."""
     model = randomize(flow.RealNVP(flow.gaussianize_and_bend(images), flow.checkerboard(4), mlps(flow, 16)))

@@ -207,7 +207,7 @@ def test_scaffolding_is_a_quarter_at_most(name):
             names = [getattr(node, "name", "")] + [t.id for t in getattr(node, "targets", []) if hasattr(t, "id")]
             for n in ast.walk(node):
                 guard = isinstance(n, ast.If) and isinstance(n.body[0], ast.Raise)
-                guard |= isinstance(n, ast.Expr) and ast.unparse(n).startswith("check")
+                guard |= isinstance(n, ast.Expr) and ast.unparse(n).startswith("check_")
                 if guard or (n is node and any(map(SCAFFOLDING.fullmatch, names))):
                     first = min(d.lineno for d in [n, *getattr(n, "decorator_list", [])])
                     lines |= set(range(first, n.end_lineno + 1))

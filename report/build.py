@@ -13,8 +13,11 @@ import ast
 import datetime
 import io
 import json
+import math
 import re
 import sys
+import textwrap
+import tokenize
 import zipfile
 from pathlib import Path
 
@@ -25,8 +28,16 @@ ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "report"
 BUILD = REPORT / "build"
 DATE = datetime.datetime(1980, 1, 1, tzinfo=datetime.UTC)  # in the PDF and in the zip: same sources, same bytes
-LISTINGS = {"VAE.ipynb": ["todo-2a", "todo-2b", "todo-2d"], "RealNVP.ipynb": ["todo-3c", "todo-3d"]}
-LINE = 88  # characters of code that fit on a line of the page
+LISTINGS = {  # listing -> notebook, then what it prints: cells by their tag, definitions by their name
+    "todo-2a": ("VAE.ipynb", "todo-2a"),
+    "todo-2b": ("VAE.ipynb", "todo-2b", "kl_normal", "log_bernoulli_with_logits"),
+    "todo-2d": ("VAE.ipynb", "todo-2d", "log_normal", "log_mean_exp", "duplicate"),
+    "model-2": ("VAE.ipynb", "ResidualNet", "VAE"),
+    "todo-3c": ("RealNVP.ipynb", "todo-3c"),
+    "network-3d": ("RealNVP.ipynb", "MLP"),
+    "todo-3d": ("RealNVP.ipynb", "todo-3d", "Permute", "dequantize", "quantize", "log_standard_normal"),
+}
+LINE = 98  # characters of code that fit on a line of the page
 THEORY = {  # part of theory.md -> its headings
     "notation": ["نمادها و راهنما"],
     "1a": ["سوال اول", "الف)"],
@@ -36,35 +47,108 @@ THEORY = {  # part of theory.md -> its headings
     "3a": ["سوال سوم", "الف)"],
     "3c": ["سوال سوم", "ج)"],
     "implementation": ["رابطه‌های پیاده‌سازی"],
+    "iwae": ["پیوست: حد و نرخ کران IWAE"],
 }
 
 
-def listing(notebook, tag):
-    """Returns the source of the notebook's cells with this tag, for print: no docstrings, comments above long lines.
+def code_parts(notebook, parts):
+    """Returns the sources in `notebook` (its JSON) of the cells or top-level definitions that `parts` names, in order.
 
     Raises:
-        ValueError: no code cell has the tag.
+        ValueError: no code cell has a tag or a definition of that name.
     """
-    cells = json.loads((ROOT / notebook).read_text("utf-8"))["cells"]
-    found = [cell for cell in cells if cell["cell_type"] == "code" and tag in cell["metadata"].get("tags", [])]
-    if not found:
-        raise ValueError(f"{notebook} must have a code cell tagged {tag}, got none")
-    source = "\n\n".join("".join(cell["source"]).strip() for cell in found)
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    sources = []
+    for part in parts:
+        found = ["".join(cell["source"]).strip() for cell in cells if part in cell["metadata"].get("tags", [])]
+        for source in ("".join(cell["source"]) for cell in cells):
+            for node in ast.parse(source).body:
+                if getattr(node, "name", None) == part:
+                    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+                    found.append("\n".join(source.splitlines()[first - 1 : node.end_lineno]))
+        if not found:
+            raise ValueError(f"a notebook must have a code cell tagged, or a definition named, {part}, got none")
+        sources += found
+    return sources
+
+
+def is_aside(node):
+    """Whether a statement is not printed: a docstring, or a guard against bad arguments."""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return True
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        return getattr(node.value.func, "id", "").startswith("check_")
+    return isinstance(node, ast.If) and not node.orelse and isinstance(node.body[-1], ast.Raise)
+
+
+def without_asides(source):
+    """Returns the lines of `source` without docstrings, without guards and without the blank lines after them."""
     lines = source.splitlines()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) and len(node.body) > 1:
-            first = node.body[0]
-            following = first.end_lineno < len(lines) and not lines[first.end_lineno].strip()
-            for i in range(first.lineno - 1, first.end_lineno + following):
+    for parent in ast.walk(ast.parse(source)):
+        body = parent.body if isinstance(parent, ast.FunctionDef | ast.ClassDef) else []
+        for node in filter(is_aside, body) if not all(map(is_aside, body)) else ():
+            following = node.end_lineno < len(lines) and not lines[node.end_lineno].strip()
+            for i in range(node.lineno - 1, node.end_lineno + following):
                 lines[i] = None
-    out = []
-    for line in (line for line in lines if line is not None):
-        code, mark, comment = line.rpartition("  # ")
-        if len(line) > LINE and mark:
-            out.append(" " * (len(line) - len(line.lstrip())) + "# " + comment)
-            line = code.rstrip()
-        out.append(line)
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(out)) + "\n"
+    return [line for line in lines if line is not None]
+
+
+def break_line(lines, row):
+    """Breaks lines[row], which is too long, in two where Python allows: after a comma or before an operator.
+
+    The outermost brackets that leave a first part of at most LINE characters are chosen, then the last place in them;
+    where there are no brackets, the line ends with a backslash.
+
+    Raises:
+        ValueError: there is no such place.
+    """
+    line, indent = lines[row], len(lines[row]) - len(lines[row].lstrip())
+    if line.lstrip().startswith("# "):
+        wrapped = textwrap.wrap(line.lstrip()[2:], LINE - indent - 2)
+        lines[row : row + 1] = [" " * indent + "# " + part for part in wrapped]
+        return
+    opened, places, previous = [], [], None
+    for token in tokenize.generate_tokens(io.StringIO("\n".join(lines) + "\n").readline):
+        start = token.start[1]
+        if token.start[0] == row + 1 and indent < start <= LINE - 2 and previous and previous.start[0] == row + 1:
+            operator = token.type == tokenize.OP and token.string in ("+", "-", "*", "/", "@", "==", "<", ">")
+            if previous.string == "," or (operator and opened) or token.string in ("if", "else", "for", "and", "or"):
+                column = opened[-1][1] + 1 if opened and opened[-1][0] == row + 1 else indent + 4 * (not opened)
+                if column + len(line) - start < len(line):
+                    places.append((len(opened) or math.inf, -start, column))
+        if token.type == tokenize.OP and token.string in "([{":
+            opened.append(token.start)
+        elif token.type == tokenize.OP and token.string in ")]}":
+            opened.pop()
+        previous = token
+    if not places:
+        raise ValueError(f"a listing's line has more than {LINE} characters and no place to break it: {line.strip()}")
+    depth, start, column = min(places)
+    first = line[:-start].rstrip() + (" \\" if depth == math.inf else "")
+    lines[row : row + 1] = [first, " " * column + line[-start:]]
+
+
+def listing(notebook, *parts):
+    """Returns what `code_parts` finds, for print: the same program without docstrings and guards, no line over LINE.
+
+    Raises:
+        ValueError: a part is missing, or a line cannot be broken.
+    """
+    lines = []
+    for source in code_parts(notebook, parts):
+        for line in [*without_asides(source), "", ""]:
+            code, mark, comment = line.rpartition("  # ")
+            if len(line) > LINE and mark:
+                lines.append(" " * (len(line) - len(line.lstrip())) + "# " + comment)
+                line = code.rstrip()
+            lines.append(line)
+    row = 0
+    while row < len(lines):
+        if len(lines[row]) > LINE:
+            break_line(lines, row)
+        else:
+            row += 1
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
 
 
 def theory_part(text, headings):
@@ -126,9 +210,9 @@ def typst_theory(markdown, names):
 def prepare():
     """Writes what main.typ includes to report/build: the notebooks' listings and theory.md's parts."""
     BUILD.mkdir(exist_ok=True)
-    for notebook, tags in LISTINGS.items():
-        for tag in tags:
-            (BUILD / f"{tag}.py").write_text(listing(notebook, tag), encoding="utf-8")
+    for name, (notebook, *parts) in LISTINGS.items():
+        code = listing(json.loads((ROOT / notebook).read_text("utf-8")), *parts)
+        (BUILD / f"{name}.py").write_text(code, encoding="utf-8")
     theory = (ROOT / "theory.md").read_text("utf-8")
     names = citations((REPORT / "refs.bib").read_text("utf-8"))
     for name, headings in THEORY.items():

@@ -65,7 +65,11 @@ local function anchor(html) return html:match('^<a%s+id="(eq%-[%w%-]+)"') end
 
 local function inlines(list)
   local out = pandoc.List {}
+  local depth = 0                             -- of round brackets in the text
   for i, el in ipairs(list) do
+    if el.t == "Str" then
+      depth = depth + select(2, el.text:gsub("%(", "")) - select(2, el.text:gsub("%)", ""))
+    end
     if el.t == "Math" then
       local display = el.mathtype == "DisplayMath"
       local m = tex2typst(el.text, display)
@@ -80,7 +84,7 @@ local function inlines(list)
       pending = anchor(el.text) or pending
     elseif el.t == "Link" and el.target:match("^#eq%-") then
       out:extend(el.content)
-      out:insert(pandoc.RawInline("typst", " \u{200f}#ref(<" .. el.target:sub(2) .. ">, supplement: none)"))
+      out:insert(pandoc.RawInline("typst", " \u{200f}#eq-number(<" .. el.target:sub(2) .. ">, inside: " .. tostring(depth > 0) .. ")"))
     elseif el.t == "Link" and el.target:match("^#ref%-") then
       out:insert(pandoc.RawInline("typst", "#author-year(<" .. el.target:sub(6) .. ">, \"" .. pandoc.utils.stringify(el) .. "\")"))
     elseif el.t == "Str" and el.text == "∎" then
@@ -120,6 +124,24 @@ return {
       end
     end,
     Div = function(d) return d.content end,
+    Blocks = function(list)                   -- a line that introduces a display formula stays on the formula's page
+      local function is_anchor(b) return (b.t == "RawBlock" or b.t == "Para") and pandoc.utils.stringify(b) == "" end
+      local function is_display(b)
+        local first = b and b.t == "Para" and b.content[1]
+        return first and first.t == "Math" and first.mathtype == "DisplayMath"
+      end
+      local out = pandoc.List {}
+      for i, b in ipairs(list) do
+        local after = list[i + 1]
+        if after and is_anchor(after) then after = list[i + 2] end
+        if b.t == "Para" and not is_anchor(b) and not is_display(b) and is_display(after) then
+          out:extend { pandoc.RawBlock("typst", "#block(sticky: true)["), b, pandoc.RawBlock("typst", "]") }
+        else
+          out:insert(b)
+        end
+      end
+      return out
+    end,
     Header = function(h)
       if not h.identifier:match("^sec%-") then h.identifier = "" end
       return h

@@ -1,5 +1,6 @@
 """The report and the zip to hand in, built in a copy of the repository: nothing here writes to the repository."""
 
+import ast
 import importlib.util
 import io
 import json
@@ -11,35 +12,40 @@ from pathlib import Path
 import pytest
 import typst
 from pypdf import PdfReader
+from test_theory import other_terms
 
 ROOT = Path(__file__).resolve().parents[1]
 MAIN = (ROOT / "report/main.typ").read_text("utf-8")
 HEADINGS = """فرض‌ها و قراردادها
  نمادها و راهنما
 سوال اول
- الف) واگرایی KL دو توزیع گاوسی
- ب) کران IWAE
- ج) فروپاشی پسین
- د) کران پایین شواهد (ELBO)
+ ۱-الف) واگرایی KL دو توزیع گاوسی
+ ۱-ب) کران IWAE
+ ۱-ج) فروپاشی پسین
+ ۱-د) کران پایین شواهد (ELBO)
 سوال دوم
- الف) ترفند بازپارامتری‌سازی
- ب) منفی ELBO
- ج) آموزش و نمودارها
- د) کران IWAE
- ه) مقدار کران IWAE روی دادهٔ آزمون
+ ۲-الف) ترفند بازپارامتری‌سازی
+ ۲-ب) منفی ELBO
+ ۲-ج) آموزش و نمودارها
+ ۲-د) کران IWAE
+ ۲-ه) مقدار کران IWAE روی دادهٔ آزمون
 سوال سوم
- الف) قضیهٔ تغییر متغیر
- ب) مقالهٔ RealNVP
- ج) دترمینان ژاکوبیان لایهٔ کوپلینگ
- د) پیاده‌سازی RealNVP روی MNIST
+ ۳-الف) قضیهٔ تغییر متغیر
+ ۳-ب) مقالهٔ RealNVP
+ ۳-ج) دترمینان ژاکوبیان لایهٔ کوپلینگ
+ ۳-د) پیاده‌سازی RealNVP روی MNIST
+وارسی پیاده‌سازی
 نتیجه‌گیری
 مراجع
-بازتولید نتایج
-پیوست: رابطه‌های پیاده‌سازی
+پیوست الف: رابطه‌های پیاده‌سازی
  مدل VAE
- مدل RealNVP"""
+ مدل RealNVP
+پیوست ب: حد و نرخ کران IWAE
+پیوست ج: برنامه و شکل‌های تکمیلی
+بازتولید نتایج"""
+PAGES = 26
 README = {  # how a row of the README's table begins -> where its numbers are: (file, keys…)
-    "VAE, negative ELBO": [("vae", "test_nelbo_nats")],
+    "VAE, negative ELBO": [("vae", "nelbo_repeats_nats", "mean")],
     "VAE, negative IWAE": [("vae", "niwae_nats", m, "mean") for m in ("5", "50", "150")],
     "VAE, −log p(x)": [("vae", "nll_nats"), ("vae", "nll_standard_error_nats")],
     "VAE, active": [("vae", "active_units"), ("vae", "config", "z_dim")],
@@ -118,6 +124,10 @@ def test_headings_in_the_assignment_s_order(pdf):
     assert list(titles(PdfReader(io.BytesIO(pdf)).outline)) == HEADINGS.split("\n")
 
 
+def test_pages(pdf):
+    assert len(PdfReader(io.BytesIO(pdf)).pages) <= PAGES
+
+
 def test_text_has_no_missing_glyph(pdf, build):
     text = "".join(page.extract_text() for page in PdfReader(io.BytesIO(pdf)).pages)
     assert len(text) > 40_000 and "\ufffd" not in text and "\0" not in text
@@ -132,7 +142,8 @@ def test_every_figure_and_table_is_captioned_numbered_and_referred_to(pdf, built
     figures = query(built, "figure")
     for figure in figures:
         label = figure["label"].strip("<>")
-        assert label.startswith(kinds[figure["kind"]]) and figure["caption"]["body"] and figure["numbering"] == "۱"
+        assert label.startswith(kinds[figure["kind"]]) and figure["numbering"] == "۱"
+        assert re.search(r'"text": "[^"]{5}', json.dumps(figure["caption"]["body"])), f"{label} has no caption"
         assert f"@{label}" in text, f"{label} is not referred to"
     for kind in ("image", "table"):  # none stands outside a figure
         assert sum(figure["kind"] == kind for figure in figures) == len(query(built, kind)) > 9
@@ -144,16 +155,117 @@ def test_every_figure_is_used_and_every_used_one_exists():
     assert set(used) == {path.name for path in (ROOT / "report/figures").iterdir()}
 
 
+# the text
+
+
+def test_one_term_for_one_thing():
+    own_words = re.sub(r"^#question\(.*$", "", MAIN, flags=re.M)  # the assignment's words stay as they are
+    assert other_terms(own_words) == []
+
+
+def test_it_is_persian_text_with_persian_letters():
+    assert not re.search("[يك٠-٩]", MAIN)
+
+
+def test_no_measured_number_is_typed():
+    own_words = "\n".join(line for line in MAIN.splitlines() if not line.startswith(("//", "#question")))
+    typed = set(re.findall(r"[۰-۹]+[.٫][۰-۹]+", own_words))
+    assert typed <= {"۳.۱", "۳.۲", "۳.۳", "۳.۴", "۳.۵", "۳.۶", "۳.۷", "۴.۱", "۳.۱۱"}  # the paper's sections, Python
+
+
+# the listings
+
+
+class Stripped(ast.NodeTransformer):
+    """Takes docstrings and guards out of a syntax tree, by other means than build.py's."""
+
+    def generic_visit(self, node):
+        super().generic_visit(node)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            if ast.get_docstring(node) is not None:
+                del node.body[0]
+            guards = [
+                n for n in node.body if isinstance(n, ast.If) and isinstance(n.body[-1], ast.Raise) and not n.orelse
+            ]
+            guards += [n for n in node.body if re.match(r"check_\w+\(", ast.unparse(n))]
+            node.body = [n for n in node.body if n not in guards]
+        return node
+
+
+def notebook(build, name):
+    return json.loads((build.ROOT / name).read_text("utf-8"))
+
+
+def defined(tree):
+    return {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+
+
+def listing_trees(build, name):
+    """Returns the syntax trees of a notebook's printed listings."""
+    listings = [listing for listing, (source, *_) in build.LISTINGS.items() if source == name]
+    return [ast.parse((build.BUILD / f"{listing}.py").read_text("utf-8")) for listing in listings]
+
+
 def test_listings_are_the_notebooks_own(pdf, built):
-    for name, tags in built.LISTINGS.items():
-        cells = json.loads((ROOT / name).read_text("utf-8"))["cells"]
-        source = "\n".join("".join(cell["source"]) for cell in cells)
-        for tag in tags:
-            lines = (built.BUILD / f"{tag}.py").read_text("utf-8").splitlines()
-            assert len(lines) > 4 and f'listing("{tag}")' in MAIN
-            for line in lines:
-                assert line.strip().removeprefix("# ") in source, line
-            assert max(map(len, lines)) < 120 and '"""' not in "\n".join(lines)
+    for name, (source, *parts) in built.LISTINGS.items():
+        assert f'listing("{name}"' in MAIN
+        printed = ast.parse((built.BUILD / f"{name}.py").read_text("utf-8"))
+        own = Stripped().visit(ast.parse("\n\n".join(built.code_parts(notebook(built, source), parts))))
+        assert ast.dump(printed) == ast.dump(own)
+
+
+def test_no_line_of_a_listing_is_longer_than_the_measure(pdf, built, build, monkeypatch):
+    for name in built.LISTINGS:
+        lines = (built.BUILD / f"{name}.py").read_text("utf-8").splitlines()
+        assert max(map(len, lines)) <= build.LINE
+    monkeypatch.setattr(build, "LINE", build.LINE + 2)  # the page knows its own measure
+    data = notebook(build, "VAE.ipynb")
+    cell = next(c for c in data["cells"] if "todo-2a" in c["metadata"].get("tags", []))
+    cell["source"] = "def f(x):\n    return " + "x" * (build.LINE - 11) + "\n"
+    (build.ROOT / "VAE.ipynb").write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(ValueError, match="wider than the page"):
+        build.compile_report()
+
+
+def test_what_a_listing_calls_is_printed_too(pdf, built):
+    for name in ("VAE.ipynb", "RealNVP.ipynb"):
+        cells = [cell for cell in notebook(built, name)["cells"] if cell["cell_type"] == "code"]
+        in_notebook = set().union(*(defined(ast.parse("".join(cell["source"]))) for cell in cells))
+        trees = listing_trees(built, name)
+        printed = set().union(*map(defined, trees))
+        calls = {n.func for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Call)}
+        called = {getattr(f, "id", getattr(f, "attr", None)) for f in calls}
+        assert called & in_notebook <= printed, called & in_notebook - printed
+
+
+LONG = """
+class A:
+    def f(self, first_argument, second_argument, third_argument=None, fourth_argument=(1, 2, 3), fifth_argument=0):
+        \"\"\"A docstring.\"\"\"
+        check_all(first_argument)  # a guard
+        if second_argument < 1:
+            raise ValueError(f"second_argument must be at least 1, got {second_argument}, and the message is long")
+        if third_argument:
+            raise ValueError("a guard with an else is more than a guard")
+        else:
+            self.third = third_argument
+        a = self.f(first_argument, second_argument, third_argument + self.f(1, 2), fourth_argument)  # and a comment
+        # a comment on a line of its own that is longer than what fits on one line of the page, so that it is wrapped
+        self.first, self.second, self.third, self.fourth = first_argument, second_argument, third_argument, self.fourth
+        return [a for a in first_argument if a is not None and a > 0 or self.f("a, b if c", second_argument) is a]
+"""
+
+
+def test_long_lines_are_broken_where_python_allows(build):
+    cell = {"cell_type": "code", "metadata": {"tags": ["t"]}, "source": LONG}
+    text = build.listing({"cells": [cell]}, "t")
+    assert max(map(len, text.splitlines())) <= build.LINE and "# and a comment" in text and "wrapped" in text
+    assert ast.dump(ast.parse(text)) == ast.dump(Stripped().visit(ast.parse(LONG)))
+    cell["source"] = "x = " + "y" * 100
+    with pytest.raises(ValueError, match="no place to break it: x = yyy"):
+        build.listing({"cells": [cell]}, "t")
+    with pytest.raises(ValueError, match="tagged, or a definition named, u"):
+        build.listing({"cells": [cell]}, "u")
 
 
 # what stops the build
@@ -171,6 +283,12 @@ def test_a_missing_figure_is_named(build):
         build.compile_report()
 
 
+def test_a_check_without_a_persian_name_is_named(build):
+    edit_json(build, "vae", lambda data: data["checks"].append({**data["checks"][0], "name": "something_new"}))
+    with pytest.raises(ValueError, match="no Persian name for the check something_new"):
+        build.compile_report()
+
+
 def test_a_claim_that_the_numbers_no_longer_bear_out_is_named(build):
     edit_json(build, "vae", lambda data: data["niwae_nats"]["5"].update(mean=1000.0))
     with pytest.raises(ValueError, match="2e says that the bounds are ordered"):
@@ -180,7 +298,7 @@ def test_a_claim_that_the_numbers_no_longer_bear_out_is_named(build):
 @pytest.mark.parametrize(
     "file, old, new, message",
     [
-        ("theory.md", "نیاز ندارد.", "نیاز ندارد (Nobody et al., 2016).", "Nobody et al., 2016"),
+        ("theory.md", "### ج) فروپاشی پسین\n", "### ج) فروپاشی پسین\n\n(Nobody et al., 2016)\n", "Nobody et al., 2016"),
         ("theory.md", "### ج) فروپاشی", "### فروپاشی", "heading of level 3 .* «ج"),
         ("report/main.typ", "= نتیجه‌گیری", '= نتیجه‌گیری\n#text(font: "No Such Font")[الف]', "(?i)no such font"),
     ],

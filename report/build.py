@@ -33,11 +33,11 @@ LISTINGS = {  # listing -> notebook, then what it prints: cells by their tag, de
     "todo-2b": ("VAE.ipynb", "todo-2b", "kl_normal", "log_bernoulli_with_logits"),
     "todo-2d": ("VAE.ipynb", "todo-2d", "log_normal", "log_mean_exp", "duplicate"),
     "model-2": ("VAE.ipynb", "ResidualNet", "VAE"),
-    "todo-3c": ("RealNVP.ipynb", "todo-3c"),
-    "network-3d": ("RealNVP.ipynb", "MLP"),
-    "todo-3d": ("RealNVP.ipynb", "todo-3d", "Permute", "dequantize", "quantize", "log_standard_normal"),
+    "todo-3c": ("RealNVP.ipynb", "todo-3c", "Permute", "dequantize", "quantize", "log_standard_normal"),
+    "network-3d": ("RealNVP.ipynb", "pack", "unpack", "Residual", "ScaleShift"),
+    "todo-3d": ("RealNVP.ipynb", "todo-3d"),
 }
-LINE = 98  # characters of code that fit on a line of the page
+LINE = 101  # characters of code that fit on a line of the page
 THEORY = {  # part of theory.md -> its headings
     "notation": ["نمادها و راهنما"],
     "1a": ["سوال اول", "الف)"],
@@ -96,8 +96,8 @@ def without_asides(source):
 def break_line(lines, row):
     """Breaks lines[row], which is too long, in two where Python allows: after a comma or before an operator.
 
-    The outermost brackets that leave a first part of at most LINE characters are chosen, then the last place in them;
-    where there are no brackets, the line ends with a backslash.
+    Both parts shall fit; then the outermost brackets are chosen, then the last place in them; outside of brackets the
+    first part ends with a backslash.
 
     Raises:
         ValueError: there is no such place.
@@ -114,8 +114,9 @@ def break_line(lines, row):
             operator = token.type == tokenize.OP and token.string in ("+", "-", "*", "/", "@", "==", "<", ">")
             if previous.string == "," or (operator and opened) or token.string in ("if", "else", "for", "and", "or"):
                 column = opened[-1][1] + 1 if opened and opened[-1][0] == row + 1 else indent + 4 * (not opened)
-                if column + len(line) - start < len(line):
-                    places.append((len(opened) or math.inf, -start, column))
+                if column < start:
+                    too_long = column + len(line) - start > LINE
+                    places.append((too_long, len(opened) or math.inf, -start, column))
         if token.type == tokenize.OP and token.string in "([{":
             opened.append(token.start)
         elif token.type == tokenize.OP and token.string in ")]}":
@@ -123,7 +124,7 @@ def break_line(lines, row):
         previous = token
     if not places:
         raise ValueError(f"a listing's line has more than {LINE} characters and no place to break it: {line.strip()}")
-    depth, start, column = min(places)
+    _, depth, start, column = min(places)
     first = line[:-start].rstrip() + (" \\" if depth == math.inf else "")
     lines[row : row + 1] = [first, " " * column + line[-start:]]
 

@@ -126,7 +126,7 @@ def runs(tmp_path_factory):
 
 @notebooks
 def test_jupyters_command_in_a_folder_with_spaces_and_persian_letters(runs, name):
-    before = {path: path.stat().st_mtime_ns for path in (ROOT / "report").rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in ROOT.glob("report/*/*")}
     path, process, _, stderr = runs(name)["notebook"]
     assert process.returncode == 0, stderr
     nb = nbformat.read(path / name, as_version=4)
@@ -140,7 +140,7 @@ def test_jupyters_command_in_a_folder_with_spaces_and_persian_letters(runs, name
     assert len(stored["history"]["epoch"]) == 2
     saved = {path.stem for path in (path / "report/figures").iterdir()}
     assert saved == set(re.findall(r'save\(fig, "(\w+)"', "".join(sources)))  # all of them, and nothing half written
-    assert before == {path: path.stat().st_mtime_ns for path in (ROOT / "report").rglob("*")}
+    assert before == {path: path.stat().st_mtime_ns for path in ROOT.glob("report/*/*")}
 
 
 @notebooks
@@ -192,8 +192,11 @@ def test_a_change_upstream_moves_no_number_downstream(runs, folder, name):
 @pytest.mark.parametrize("odd", [0, 1])
 def test_any_sensible_parameters_run_to_the_end(folder, name, odd):
     parameters = SMALL[name] | ODD[name][odd]
-    run_cells(name, parameters)
+    namespace = run_cells(name, parameters)
     stored = read_results(folder, name)["config"]
+    images, _ = namespace["load_mnist"]("data", train=bool(parameters.get("VALIDATE")))
+    first = 50_000 if parameters.get("VALIDATE") else 0  # the last 10,000 training images stand in for the test set
+    assert torch.equal(namespace["test_images"].cpu(), images[first : first + parameters["N_TEST"]])
     assert stored["n_test"] == parameters["N_TEST"] and stored["n_train"] == parameters["N_TRAIN"]
 
 
@@ -212,6 +215,16 @@ def test_a_folder_that_cannot_be_written_to_is_found_before_training(folder, nam
     (folder / "taken").write_text("a file, not a folder")
     with pytest.raises(OSError, match="taken"):
         run_cells(name, {"OUT": "taken/report"}, until="torch.manual_seed(")
+
+
+@notebooks
+def test_a_disk_that_refuses_files_is_found_before_training(folder, name, monkeypatch):
+    def refuse(*args):
+        raise PermissionError("read only")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(PermissionError, match="read only"):
+        run_cells(name, SMALL[name], until="def train(")
 
 
 @notebooks

@@ -28,9 +28,10 @@ ASKED = {  # figures that the assignment asks for, under the heading that asks
 IMPLEMENTATIONS = {  # each has a displayed equation above it, in its own section
     "VAE.ipynb": "sample_gaussian kl_normal log_bernoulli_with_logits negative_elbo_bound nelbo_loss log_normal "
     "log_mean_exp negative_iwae_bound log_px_quadrature AutoregressiveVAE",
-    "RealNVP.ipynb": "log_affine pack AffineCoupling dequantize Gaussianize Bend RealNVP Logit",
+    "RealNVP.ipynb": "log_affine pack AffineCoupling dequantize Gaussianize Bend ScaleShift RealNVP Logit",
 }
 FIRST_ANSWER = {"VAE.ipynb": "todo-2a", "RealNVP.ipynb": "todo-3a"}
+FIRST_CURVE = {"VAE.ipynb": 350, "RealNVP.ipynb": 500}  # the flow's layers, its network and the model come before
 KEYS = {  # read by the README, the report and benchmarks/
     "vae.json": "test_nelbo_nats test_kl_nats test_rec_nats niwae_nats nelbo_repeats_nats nll_nats active_units",
     "realnvp.json": "test_bits_per_dim test_nll_nats train_bits_per_dim",
@@ -193,7 +194,7 @@ def test_the_first_answer_and_the_first_curve_come_early(name):
         if "_curves" in source(cell):
             curve = before
         before += length(cell)
-    assert answer <= 130 and curve <= 350
+    assert answer <= 130 and curve <= FIRST_CURVE[name]
 
 
 @notebooks

@@ -15,6 +15,15 @@ def seed():
     torch.manual_seed(0)
 
 
+def test_sample_gaussian_is_normal(vae):
+    """The largest distance of the distribution functions, below the 1e-6 quantile of Kolmogorov's distribution."""
+    m, v = torch.tensor([1.0, -2.0]).repeat(50_000, 1), torch.tensor([0.1, 30.0]).repeat(50_000, 1)
+    u = D.Normal(m, v.sqrt()).cdf(vae.sample_gaussian(m, v)).sort(0).values
+    steps = torch.arange(50_001)[:, None] / 50_000
+    distance = torch.maximum(steps[1:] - u, u - steps[:-1]).amax(0)
+    assert (distance * math.sqrt(50_000) < 2.7).all()
+
+
 # --------------------------------------------------------------------------------------------------- RealNVP and zuko
 
 
@@ -57,9 +66,10 @@ def test_coupling_and_flip_are_zukos(flow, pairs):
     torch.testing.assert_close(flow.log_standard_normal(z) + log_det, density)
 
 
-def test_the_notebooks_own_flow_of_images_is_zukos(flow):
+@pytest.mark.parametrize("units", [0, 8])
+def test_the_notebooks_own_flow_of_images_is_zukos(flow, units):
     """The default order and networks, far from the identity they start as: log p of images, and their latents."""
-    model = flow.RealNVP([], flow.checkerboard(), flow.mlps())
+    model = flow.RealNVP([], flow.checkerboard(), [flow.ScaleShift(392, 8, units) for _ in range(4)])
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.02 * torch.randn_like(p))

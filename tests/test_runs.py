@@ -18,7 +18,8 @@ RESULTS = {"VAE.ipynb": "vae.json", "RealNVP.ipynb": "realnvp.json"}
 SMALL = {
     "VAE.ipynb": {"N_TRAIN": 400, "N_TEST": 200, "EPOCHS": 1, "REPEATS": 2, "EXTRA_EPOCHS": 1}
     | {"TIGHTNESS_SAMPLES": 1000, "GRID_POINTS": 151},
-    "RealNVP.ipynb": {"N_TRAIN": 600, "N_TEST": 200, "EPOCHS": 1, "COMPARE_EPOCHS": 1, "DRAWS": 2},
+    "RealNVP.ipynb": {"N_TRAIN": 600, "N_TEST": 200, "EPOCHS": 1, "COMPARE_EPOCHS": 1, "DRAWS": 2}
+    | {"CHANNELS": 8, "UNITS": 8, "HIDDEN": 16},
 }
 ODD = {  # sensible, though nobody tried them: they run to the end
     "VAE.ipynb": [
@@ -27,12 +28,12 @@ ODD = {  # sensible, though nobody tried them: they run to the end
     ],
     "RealNVP.ipynb": [
         {"VALIDATE": True, "PAIRS": 1, "N_TEST": 5, "N_TRAIN": 1, "SEED": 1},
-        {"PAIRS": 5, "N_TEST": 2, "N_TRAIN": 301, "BATCH": 300, "DRAWS": 3},
+        {"PAIRS": 5, "N_TEST": 2, "N_TRAIN": 301, "BATCH": 300, "DRAWS": 3, "UNITS": 0},
     ],
 }
 SENSELESS = {
     "VAE.ipynb": [("Z_DIM", 0), ("REPEATS", 1), ("EXTRA_EPOCHS", 0), ("IWAE_M", []), ("IWAE_M", [0])],
-    "RealNVP.ipynb": [("PAIRS", 0), ("DRAWS", 1), ("COMPARE_EPOCHS", 0)],
+    "RealNVP.ipynb": [("PAIRS", 0), ("DRAWS", 1), ("COMPARE_EPOCHS", 0), ("CHANNELS", 0), ("UNITS", -1)],
 }
 SENSELESS_IN_BOTH = [("N_TRAIN", 0), ("N_TEST", 1), ("EPOCHS", 0), ("EPOCHS", 2.5), ("EPOCHS", "3"), ("BATCH", 0)]
 SENSELESS_IN_BOTH += [("LR", -1.0), ("LR", math.nan), ("SEED", -1)]

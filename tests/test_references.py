@@ -184,6 +184,19 @@ def test_the_best_diagonal_elbo_is_where_its_gradient_says_it_is(vae, correlated
     assert gap > 0.1
 
 
+def test_the_bounds_gradients_are_those_of_finite_differences(vae, correlated):
+    """…through the samples, the weights and the KL alike, for the same noise."""
+    x = correlated.marginal.sample((4,))
+    m, log_v = (t.requires_grad_() for t in (rough(x)[0], rough(x)[1].log()))
+    for bound in (lambda model: model.negative_elbo_bound(x), lambda model: model.negative_iwae_bound(x, 3)):
+
+        def value(m, log_v, bound=bound):
+            torch.manual_seed(1)
+            return bound(correlated.vae(vae, lambda x: (m, log_v.exp())))[0]
+
+        torch.autograd.gradcheck(value, (m, log_v))
+
+
 def test_iwae_of_two_samples_is_the_integral(vae):
     """One latent, one pixel: E log((w_1 + w_2) / 2) by Gauss-Hermite quadrature over both samples."""
     noise, x, m, v = 0.5, 1.2, 0.3, 0.4

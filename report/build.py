@@ -13,7 +13,6 @@ import ast
 import datetime
 import io
 import json
-import math
 import re
 import sys
 import textwrap
@@ -96,8 +95,8 @@ def without_asides(source):
 def break_line(lines, row):
     """Breaks lines[row], which is too long, in two where Python allows: after a comma or before an operator.
 
-    Both parts shall fit; then the outermost brackets are chosen, then the last place in them; outside of brackets the
-    first part ends with a backslash.
+    Both parts shall fit; then a place in outermost brackets is chosen, or else one outside of brackets, where the first
+    part ends with a backslash, or else one further inside; and of those the last.
 
     Raises:
         ValueError: there is no such place.
@@ -116,7 +115,7 @@ def break_line(lines, row):
                 column = opened[-1][1] + 1 if opened and opened[-1][0] == row + 1 else indent + 4 * (not opened)
                 if column < start:
                     too_long = column + len(line) - start > LINE
-                    places.append((too_long, len(opened) or math.inf, -start, column))
+                    places.append((too_long, len(opened) or 1.5, -start, column))
         if token.type == tokenize.OP and token.string in "([{":
             opened.append(token.start)
         elif token.type == tokenize.OP and token.string in ")]}":
@@ -125,7 +124,7 @@ def break_line(lines, row):
     if not places:
         raise ValueError(f"a listing's line has more than {LINE} characters and no place to break it: {line.strip()}")
     _, depth, start, column = min(places)
-    first = line[:-start].rstrip() + (" \\" if depth == math.inf else "")
+    first = line[:-start].rstrip() + (" \\" if depth == 1.5 else "")
     lines[row : row + 1] = [first, " " * column + line[-start:]]
 
 

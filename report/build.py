@@ -33,7 +33,7 @@ LISTINGS = {  # listing -> notebook, then what it prints: cells by their tag, de
     "todo-2d": ("VAE.ipynb", "todo-2d", "log_normal", "log_mean_exp", "duplicate"),
     "model-2": ("VAE.ipynb", "ResidualNet", "VAE"),
     "todo-3c": ("RealNVP.ipynb", "todo-3c", "Permute", "dequantize", "quantize", "log_standard_normal"),
-    "network-3d": ("RealNVP.ipynb", "pack", "unpack", "Residual", "ScaleShift"),
+    "network-3d": ("RealNVP.ipynb", "pack", "unpack", "Residual", "ScaleShift", "networks"),
     "todo-3d": ("RealNVP.ipynb", "todo-3d"),
 }
 LINE = 101  # characters of code that fit on a line of the page

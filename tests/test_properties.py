@@ -112,6 +112,20 @@ def test_bounds_of_any_images(batch, ink, iw, z_dim):
 
 
 @few
+@given(peak=st.floats(0.01, 0.99), done=st.lists(st.floats(0, 1), min_size=2, max_size=5).map(sorted))
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero(peak, done):
+    for namespace in (VAE, FLOW):
+        rates = [namespace.rise_and_fall(d, peak) for d in done]
+        assert all(0 <= rate <= 1 for rate in rates)
+        for (a, b), (rate_a, rate_b) in zip(zip(done, done[1:]), zip(rates, rates[1:])):
+            assert rate_a <= rate_b + 1e-9 if b <= peak else a < peak or rate_a >= rate_b - 1e-9
+        assert namespace.rise_and_fall(peak, peak) == pytest.approx(1)
+        assert (
+            namespace.rise_and_fall(1.0, peak) == pytest.approx(0, abs=1e-9) and namespace.rise_and_fall(0, peak) < 0.1
+        )
+
+
+@few
 @given(value=st.one_of(st.floats(1.001, 1e30), st.floats(-1e30, -0.001), st.just(math.nan)), batch=batches)
 def test_pixels_outside_their_range_are_refused(value, batch):
     x = torch.zeros(batch, 784)

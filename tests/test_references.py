@@ -24,6 +24,23 @@ def test_sample_gaussian_is_normal(vae):
     assert (distance * math.sqrt(50_000) < 2.7).all()
 
 
+def test_samples_are_drawn_from_the_prior_and_the_decoder(vae):
+    """Probabilities have the decoder's mean and spread at z ~ N(0, I), binary pixels its rates and correlations."""
+    model = vae.VAE(2, torch.linspace(0.1, 0.9, 784), enc_width=8, dec_width=8)
+    with torch.no_grad():
+        model.decoder.last.weight.mul_(5)
+        want = torch.sigmoid(model.dec(torch.randn(20_000, 2)))
+        probabilities, pixels = model.sample_sigmoid(20_000), model.sample_x(20_000)
+    error = 6 * want.std(0) / math.sqrt(10_000)
+    assert (probabilities.mean(0) - want.mean(0)).abs().lt(error).all()
+    assert (probabilities.std(0) / want.std(0) - 1).abs().max() < 0.1 and want.std(0).max() > 0.1
+    rate = want.mean(0)
+    assert ((pixels.mean(0) - rate).abs() < 6 * (rate * (1 - rate) / 10_000).sqrt()).all()
+    together, covariance = (pixels.T @ pixels / 20_000).fill_diagonal_(0), torch.cov(want.T)
+    expected = (covariance + rate[:, None] * rate).fill_diagonal_(0)  # E[x_i x_j] = E[p_i p_j]
+    assert (together - expected).abs().max() < 0.03
+
+
 # --------------------------------------------------------------------------------------------------- RealNVP and zuko
 
 
@@ -68,8 +85,8 @@ def test_coupling_and_flip_are_zukos(flow, pairs):
 
 @pytest.mark.parametrize("units", [0, 8])
 def test_the_notebooks_own_flow_of_images_is_zukos(flow, units):
-    """The default order and networks, far from the identity they start as: log p of images, and their latents."""
-    model = flow.RealNVP([], flow.checkerboard(), [flow.ScaleShift(392, 8, units) for _ in range(4)])
+    """The default order, and networks far from the identity that they start as: log p of images."""
+    model = flow.RealNVP([], flow.checkerboard(), [flow.ScaleShift(392, 8, units, block) for block in (2, 2, 4, 4)])
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.02 * torch.randn_like(p))

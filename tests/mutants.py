@@ -224,9 +224,15 @@ def workplace(folder):
 
 
 class FirstFailure:
-    """A plugin of pytest that remembers the first test that failed."""
+    """A plugin of pytest that remembers the first test that failed, or that a KeyboardInterrupt went through."""
 
-    found = None
+    found = running = None
+
+    def pytest_runtest_logstart(self, nodeid):
+        self.running = nodeid
+
+    def pytest_keyboard_interrupt(self):
+        self.found = self.running
 
     def pytest_runtest_logreport(self, report):
         if report.failed and not self.found:

@@ -32,8 +32,8 @@ def model(flow, images):
 
 
 def default_flow(flow, images):
-    """The notebook's model, for images of 4 x 4: one block of ScaleShift's image."""
-    networks = [flow.ScaleShift(8, 8, 8) for _ in range(4)]
+    """The notebook's model, for images of 4 x 4: four fine blocks in two pairs, a coarse one in the others."""
+    networks = [flow.ScaleShift(8, 8, 8, block) for block in (2, 2, 4, 4)]
     return flow.RealNVP(flow.gaussianize_and_bend(images), flow.checkerboard(4), networks)
 
 
@@ -78,8 +78,9 @@ class Zoom(nn.Module):
 
 
 LAYERS = {
-    "coupling": lambda flow, images: randomize(flow.AffineCoupling(flow.ScaleShift(8, 8, 8)), 0.5),
-    "coupling, convolutions": lambda flow, images: randomize(flow.AffineCoupling(flow.ScaleShift(8, 8, 0)), 0.5),
+    "coupling, fine": lambda flow, images: randomize(flow.AffineCoupling(flow.ScaleShift(8, 8, 8, 2)), 0.5),
+    "coupling, coarse": lambda flow, images: randomize(flow.AffineCoupling(flow.ScaleShift(8, 8, 8, 4)), 0.5),
+    "coupling, convolutions": lambda flow, images: randomize(flow.AffineCoupling(flow.ScaleShift(8, 8, 0, 2)), 0.5),
     "coupling, MLP": lambda flow, images: randomize(flow.AffineCoupling(flow.MLP(8, 8)), 0.5),
     "flip": lambda flow, images: flow.Flip(),
     "permute": lambda flow, images: flow.Permute(torch.randperm(16)),
@@ -114,8 +115,9 @@ def test_the_notebooks_own_jacobian_check_sees_a_wrong_log_det(flow):
 
 
 NETWORKS = {
-    "ScaleShift": lambda flow: flow.ScaleShift(8, 8, 8),
-    "convolutions": lambda flow: flow.ScaleShift(8, 8, 0),
+    "fine": lambda flow: flow.ScaleShift(8, 8, 8, 2),
+    "coarse": lambda flow: flow.ScaleShift(8, 8, 8, 4),
+    "convolutions": lambda flow: flow.ScaleShift(8, 8, 0, 2),
     "MLP": lambda flow: flow.MLP(8, 8),
 }
 every_network = pytest.mark.parametrize("kind", NETWORKS)
@@ -135,7 +137,7 @@ def test_coupling_is_the_formula_of_the_assignment(flow, kind):
 @every_network
 def test_x_b_is_never_seen_by_the_network(flow, kind):
     """s, and t = y_b - exp(s) x_b, stay to the last bit as they are when x_b changes."""
-    net = randomize(NETWORKS[kind](flow), 0.5)
+    net = randomize(NETWORKS[kind](flow), 0.2)
     layer, x_a, x_b = flow.AffineCoupling(net), *torch.randn(2, 3, 8)
     y, log_det = layer(torch.cat([x_a, x_b], dim=1))
     other, same = layer(torch.cat([x_a, 0 * x_b], dim=1))
@@ -160,18 +162,14 @@ def test_untrained_networks_return_zeros_and_have_gradients(flow, kind):
     assert sum(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters()) >= 2  # it can start
 
 
-def block_side(net):
-    """Pixels in a row of one block, whose pixels of one colour are the channels of x_a and of each ink map."""
-    return math.isqrt(2 * net.local.in_channels // 3)
-
-
+@pytest.mark.parametrize("block", [2, 4])
 @pytest.mark.parametrize("colour", [0, 1])
-def test_convolutions_see_each_half_where_it_lies_in_the_image(flow, colour):
+def test_convolutions_see_each_half_where_it_lies_in_the_image(flow, colour, block):
     """A patch moved by 4 pixels moves what it does to s and t by 4 pixels, and reaches no farther than 2 blocks.
 
     A half packed to the wrong cells, or the flipped half unpacked like the unflipped, would move it elsewhere.
     """
-    net, order = flow.ScaleShift(392, 4, 0).double(), flow.checkerboard()
+    net, order = flow.ScaleShift(392, 4, 0, block).double(), flow.checkerboard()
     for layer in (net.local, net.last):  # the blocks in between stay the identity: one convolution, SiLU, one more
         randomize(layer, 0.1)
     seen, other = order.flip(0).chunk(2) if colour else order.chunk(2)
@@ -187,7 +185,7 @@ def test_convolutions_see_each_half_where_it_lies_in_the_image(flow, colour):
 
     patch = torch.randn(4, 4, dtype=torch.float64)
     middle = response(12, 12, patch)
-    reach = torch.arange(12 - 2 * block_side(net), 16 + 2 * block_side(net))
+    reach = torch.arange(12 - 2 * block, 16 + 2 * block)
     for axis in (1, 2):
         assert torch.equal(middle.ne(0).any(0).any(axis - 1).nonzero()[:, 0], reach)
     for rows, columns in ((0, 4), (4, 0), (-4, 0), (0, -4), (4, -4)):
@@ -195,14 +193,15 @@ def test_convolutions_see_each_half_where_it_lies_in_the_image(flow, colour):
         torch.testing.assert_close(moved, middle.roll((rows, columns), (1, 2)))
 
 
+@pytest.mark.parametrize("block", [2, 4])
 @pytest.mark.parametrize("units", [0, 8])
-def test_the_dense_path_sees_all_of_the_half(flow, units):
+def test_the_dense_path_sees_all_of_the_half(flow, units, block):
     """Without it, untrained residual blocks leave an output 2 blocks around; with it, every pixel counts."""
-    net = flow.ScaleShift(392, 4, units).double()
+    net = flow.ScaleShift(392, 4, units, block).double()
     randomize(net.last, 0.5)
     x_a = torch.randn(1, 392, dtype=torch.float64, requires_grad=True)
     net(x_a)[1][0, -1].backward()  # the last entry of x_b: in the first row of the image
-    assert (x_a.grad.abs() > 0).sum() == (392 if units else 3 * 3 * block_side(net) ** 2 // 2)
+    assert (x_a.grad.abs() > 0).sum() == (392 if units else 3 * 3 * block**2 // 2)
 
 
 def test_flip_exchanges_the_halves(flow):
@@ -253,6 +252,9 @@ def test_the_model_is_one_list_that_ends_in_four_pairs_of_coupling_and_flip(flow
     assert len(set(map(id, flow.networks()))) == 4 and len(set(map(id, weights))) == len(weights)  # nothing is shared
     assert {type(net) for net in flow.networks()} == {flow.ScaleShift}
     assert all(net.whole is None for net in flow.networks(units=0)) and flow.networks()[0].whole is not None
+    kinds = [(2, flow.CHANNELS, flow.UNITS)] * 2 + [(4, 2 * flow.CHANNELS, 2 * flow.UNITS)] * 2  # fine, then coarse
+    found = [(2 * net.zoom, net.local.out_channels, net.whole[0].out_features) for net in flow.networks()]
+    assert found == kinds
 
 
 @every_network
@@ -513,7 +515,7 @@ def test_parameter_groups_hold_each_parameter_once(flow, model):
     names = {id(p): name for name, p in model.named_parameters()}
     assert {names[id(p)].split(".")[-1] for p in matrices["params"]} == {"weight"}
     assert all(p.dim() > 1 for p in matrices["params"]) and all(p.dim() == 1 for p in vectors["params"])
-    own = {"log_l", "o", "b", "raw_a", "log_c", "threshold", "log_steepness", "scale", "shift"}
+    own = {"log_l", "o", "b", "raw_a", "log_c", "threshold", "log_steepness", "place", "scale", "shift"}
     assert {names[id(p)].split(".")[-1] for p in pixels["params"]} == own
     assert matrices["weight_decay"] > 0 == vectors["weight_decay"] == pixels["weight_decay"]
     assert pixels["lr"] == flow.PIXEL_RATE * flow.LR and matrices["lr"] == vectors["lr"] == flow.LR

@@ -416,6 +416,22 @@ def test_nothing_of_the_autoregressive_model_is_left_on_the_cpu(vae, x):
     assert (vae.nelbo_loss(model, x.to("meta")) + model.negative_elbo_bound(x.to("meta"))[0]).device.type == "meta"
 
 
+def test_training_images_are_binarized_anew_in_every_step(vae):
+    """Each image is seen once an epoch, each time with other pixels on, as often as they are grey."""
+    seen = []
+
+    def loss(model, x):
+        seen.append(x)
+        return model.negative_elbo_bound(x)[0]
+
+    grey = torch.full((2 * vae.BATCH, 784), 102, dtype=torch.uint8)  # 0.4 of 255
+    vae.train(vae.VAE(2, enc_width=8, dec_width=8), grey, {}, 2, loss)
+    assert [len(x) for x in seen] == [vae.BATCH] * 4
+    assert len(torch.cat(seen).unique(dim=0)) == 4 * vae.BATCH
+    assert set(torch.cat(seen).unique().tolist()) == {0.0, 1.0}
+    assert torch.cat(seen).mean().item() == pytest.approx(0.4, abs=5 * 0.5 / (4 * vae.BATCH * 784) ** 0.5)
+
+
 def test_training_stops_where_the_loss_is_not_finite_before_the_step(vae):
     """Two batches an epoch: the third loss is nan, and no weight has become nan by then."""
     model, steps = vae.VAE(2, enc_width=8, dec_width=8), []

@@ -137,6 +137,7 @@ def listing(notebook, *parts):
     lines = []
     for source in code_parts(notebook, parts):
         for line in [*without_asides(source), "", ""]:
+            line = re.sub(r"(#.*) \(eq-[a-z-]+\)", r"\1", line)  # theory.md's anchors mean nothing in print
             code, mark, comment = line.rpartition("  # ")
             if len(line) > LINE and mark:
                 lines.append(" " * (len(line) - len(line.lstrip())) + "# " + comment)

@@ -3,7 +3,7 @@
     python tests/mutants.py [word]    all of them, or those whose name holds `word`
 
 Exits 1 if a mistake is not found, or if the text that it replaces is not in the notebook exactly once.
-Not part of the test command: it takes some ten minutes, on Linux or macOS.
+Not part of the test command: it takes some five minutes, on Linux or macOS.
 """
 
 import json

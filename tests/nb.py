@@ -1,0 +1,48 @@
+"""Loads a notebook: its cells, or its definitions without its runs."""
+
+import ast
+import json
+import linecache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def cells(name):
+    """Returns all cells of a committed notebook, as JSON."""
+    return json.loads((ROOT / name).read_text("utf-8"))["cells"]
+
+
+def code_cells(name):
+    """Returns the sources of a notebook's code cells."""
+    found = [cell for cell in cells(name) if cell["cell_type"] == "code"]
+    return ["".join(cell["source"]) for cell in found]
+
+
+def defines(node):
+    """Whether a statement defines: import, def, class, CONSTANT = …, Class.method = …"""
+    if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef):
+        return True
+    if not isinstance(node, ast.Assign):
+        return False
+    targets = []
+    for target in node.targets:
+        targets += getattr(target, "elts", [target])
+    return all(
+        isinstance(t, ast.Attribute) or (isinstance(t, ast.Name) and t.id.isupper())
+        for t in targets
+    )
+
+
+def load(name):
+    """Executes the cells that only define, in order, and returns their namespace."""
+    namespace = {"__name__": name}
+    for number, text in enumerate(code_cells(name), 1):
+        body = ast.parse(text).body
+        if not body or not all(defines(node) for node in body):
+            continue
+        # tracebacks show the cell's own lines
+        file = f"<{name}, cell {number}>"
+        linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+        exec(compile(text, file, "exec"), namespace)
+    return namespace

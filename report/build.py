@@ -1,22 +1,29 @@
-"""Builds report/report.pdf from the committed results and, for a student, the zip to hand in.
+"""Builds report/report.pdf from the results and, for a student, the zip to hand in.
 
     python report/build.py
+    python report/build.py --out DIR
     python report/build.py --lastname Rezaei --student-number 401234567
 
-Needs only packages from PyPI (typst, pypandoc_binary), no network and a few seconds; the same sources give the same
-bytes. The second command leaves report/report.pdf, whose cover has blank lines, as it is: the cover with the name and
-the number is in the zip.
+The second takes figures and results from DIR/figures and DIR/results, and writes
+DIR/report.pdf. The third writes HW2_Rezaei_401234567.zip, with the name and the number
+on the report's cover; report/report.pdf, whose cover has blank lines, stays as it is.
+
+A sentence that the results do not bear is marked in the report, in the margin, too,
+and listed on the terminal. Only the zip is refused then, unless --anyway is given.
+
+Needs typst and pypandoc_binary from PyPI, no network and a few seconds; the same
+sources give the same bytes.
 """
 
 import argparse
 import ast
-import datetime
 import io
 import json
+import os
 import re
+import shutil
 import sys
-import textwrap
-import tokenize
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -25,156 +32,168 @@ import typst
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "report"
-BUILD = REPORT / "build"
-DATE = datetime.datetime(1980, 1, 1, tzinfo=datetime.UTC)  # in the PDF and in the zip: same sources, same bytes
-LISTINGS = {  # listing -> notebook, then what it prints: cells by their tag, definitions by their name
+SOURCES = ("main.typ", "template.typ", "refs.bib")
+# what the notebooks do not write, in report/ for every run
+BENCHMARKS = ("figures/realnvp_samples_plain.png", "results/samples.json")
+LISTINGS = {  # listing -> notebook, then cells by their tag, definitions by their name
     "todo-2a": ("VAE.ipynb", "todo-2a"),
-    "todo-2b": ("VAE.ipynb", "todo-2b", "kl_normal", "log_bernoulli_with_logits"),
+    "todo-2b": (
+        "VAE.ipynb",
+        "todo-2b",
+        "kl_normal",
+        "log_bernoulli_with_logits",
+    ),
+    "loss-2c": ("VAE.ipynb", "mirrored_rec", "nelbo_loss"),
     "todo-2d": ("VAE.ipynb", "todo-2d", "log_normal", "log_mean_exp", "duplicate"),
-    "model-2": ("VAE.ipynb", "ResidualNet", "VAE"),
-    "todo-3c": ("RealNVP.ipynb", "todo-3c", "Permute", "dequantize", "quantize", "log_standard_normal"),
-    "network-3d": ("RealNVP.ipynb", "pack", "unpack", "Residual", "ScaleShift", "networks"),
-    "todo-3d": ("RealNVP.ipynb", "todo-3d"),
+    "todo-3c": ("RealNVP.ipynb", "todo-3c", "Flip"),
+    "network-3d": ("RealNVP.ipynb", "Convolutional"),
+    "todo-3d": ("RealNVP.ipynb", "RealNVP", "log_prob", "bits_per_dim", "sample"),
 }
-LINE = 101  # characters of code that fit on a line of the page
+VAE_PART = ["رابطه‌های پیاده‌سازی", "مدل VAE"]
+FLOW_PART = ["رابطه‌های پیاده‌سازی", "مدل RealNVP"]
 THEORY = {  # part of theory.md -> its headings
-    "notation": ["نمادها و راهنما"],
-    "1a": ["سوال اول", "الف)"],
-    "1b": ["سوال اول", "ب)"],
-    "1c": ["سوال اول", "ج)"],
-    "1d": ["سوال اول", "د)"],
-    "3a": ["سوال سوم", "الف)"],
-    "3c": ["سوال سوم", "ج)"],
-    "implementation": ["رابطه‌های پیاده‌سازی"],
-    "iwae": ["پیوست: حد و نرخ کران IWAE"],
+    "1a": ["سؤال اول", "الف)"],
+    "1b": ["سؤال اول", "ب)"],
+    "1c": ["سؤال اول", "ج)"],
+    "1d": ["سؤال اول", "د)"],
+    "3a": ["سؤال سوم", "الف)"],
+    "3c": ["سؤال سوم", "ج)"],
+    "reparam": [*VAE_PART, "بازپارامتری‌سازی"],
+    "normal": [*VAE_PART, "لگاریتم چگالی نرمال"],
+    "bernoulli": [*VAE_PART, "لگاریتم درست‌نمایی برنولی"],
+    "nelbo": [*VAE_PART, "منفی ELBO"],
+    "loss": [*VAE_PART, "تابع هزینهٔ آموزش"],
+    "niwae": [*VAE_PART, "منفی کران IWAE"],
+    "active": [*VAE_PART, "بُعد فعال"],
+    "dequant": [*FLOW_PART, "کوانتش‌زدایی"],
+    "bpd": [*FLOW_PART, "بیت بر بُعد"],
+    "logit": [*FLOW_PART, "لاجیت"],
+    "gaussianize": [*FLOW_PART, "گاوسی‌سازی"],
+    "bend": [*FLOW_PART, "لایهٔ خم"],
 }
 
 
 def code_parts(notebook, parts):
-    """Returns the sources in `notebook` (its JSON) of the cells or top-level definitions that `parts` names, in order.
+    """Returns the sources that `parts` names: tags of cells, names of definitions.
 
     Raises:
-        ValueError: no code cell has a tag or a definition of that name.
+        ValueError: no code cell of `notebook` (its JSON) has such a tag or definition.
     """
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     sources = []
     for part in parts:
-        found = ["".join(cell["source"]).strip() for cell in cells if part in cell["metadata"].get("tags", [])]
-        for source in ("".join(cell["source"]) for cell in cells):
+        found = []
+        for cell in cells:
+            source = "".join(cell["source"])
+            if part in cell["metadata"].get("tags", []):
+                found.append(source.strip())
             for node in ast.parse(source).body:
                 if getattr(node, "name", None) == part:
-                    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-                    found.append("\n".join(source.splitlines()[first - 1 : node.end_lineno]))
+                    decorators = [decorator.lineno for decorator in node.decorator_list]
+                    first = min([node.lineno, *decorators])
+                    lines = source.splitlines()[first - 1 : node.end_lineno]
+                    found.append("\n".join(lines))
         if not found:
-            raise ValueError(f"a notebook must have a code cell tagged, or a definition named, {part}, got none")
+            raise ValueError(
+                "a notebook must have a code cell tagged, or a definition named, "
+                f"{part}, got none"
+            )
         sources += found
     return sources
 
 
 def is_aside(node):
-    """Whether a statement is not printed: a docstring, or a guard against bad arguments."""
+    """Whether a statement is not printed: a docstring, or a guard."""
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         return True
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         return getattr(node.value.func, "id", "").startswith("check_")
-    return isinstance(node, ast.If) and not node.orelse and isinstance(node.body[-1], ast.Raise)
+    return (
+        isinstance(node, ast.If)
+        and not node.orelse
+        and isinstance(node.body[-1], ast.Raise)
+    )
+
+
+def only_for(asides, function):
+    """Returns the assignments in `function` of names that only `asides` use."""
+    kept = [node for node in function.body if node not in asides]
+    used = set()
+    for node in kept:
+        for name in ast.walk(node):
+            if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Load):
+                used.add(name.id)
+    found = []
+    for node in kept:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            if node.targets[0].id not in used:
+                found.append(node)
+    return found
 
 
 def without_asides(source):
-    """Returns the lines of `source` without docstrings, without guards and without the blank lines after them."""
+    """Returns the lines of `source` without docstrings and guards."""
     lines = source.splitlines()
+    dropped = set()
     for parent in ast.walk(ast.parse(source)):
-        body = parent.body if isinstance(parent, ast.FunctionDef | ast.ClassDef) else []
-        for node in filter(is_aside, body) if not all(map(is_aside, body)) else ():
-            following = node.end_lineno < len(lines) and not lines[node.end_lineno].strip()
-            for i in range(node.lineno - 1, node.end_lineno + following):
-                lines[i] = None
-    return [line for line in lines if line is not None]
-
-
-def break_line(lines, row):
-    """Breaks lines[row], which is too long, in two where Python allows: after a comma or before an operator.
-
-    Both parts shall fit; then a place in outermost brackets is chosen, or else one outside of brackets, where the first
-    part ends with a backslash, or else one further inside; and of those the last.
-
-    Raises:
-        ValueError: there is no such place.
-    """
-    line, indent = lines[row], len(lines[row]) - len(lines[row].lstrip())
-    if line.lstrip().startswith("# "):
-        wrapped = textwrap.wrap(line.lstrip()[2:], LINE - indent - 2)
-        lines[row : row + 1] = [" " * indent + "# " + part for part in wrapped]
-        return
-    opened, places, previous = [], [], None
-    for token in tokenize.generate_tokens(io.StringIO("\n".join(lines) + "\n").readline):
-        start = token.start[1]
-        if token.start[0] == row + 1 and indent < start <= LINE - 2 and previous and previous.start[0] == row + 1:
-            operator = token.type == tokenize.OP and token.string in ("+", "-", "*", "/", "@", "==", "<", ">")
-            if previous.string == "," or (operator and opened) or token.string in ("if", "else", "for", "and", "or"):
-                column = opened[-1][1] + 1 if opened and opened[-1][0] == row + 1 else indent + 4 * (not opened)
-                if column < start:
-                    too_long = column + len(line) - start > LINE
-                    places.append((too_long, len(opened) or 1.5, -start, column))
-        if token.type == tokenize.OP and token.string in "([{":
-            opened.append(token.start)
-        elif token.type == tokenize.OP and token.string in ")]}":
-            opened.pop()
-        previous = token
-    if not places:
-        raise ValueError(f"a listing's line has more than {LINE} characters and no place to break it: {line.strip()}")
-    _, depth, start, column = min(places)
-    first = line[:-start].rstrip() + (" \\" if depth == 1.5 else "")
-    lines[row : row + 1] = [first, " " * column + line[-start:]]
+        if not isinstance(parent, ast.FunctionDef | ast.ClassDef):
+            continue
+        asides = [node for node in parent.body if is_aside(node)]
+        if len(asides) == len(parent.body):
+            continue
+        if isinstance(parent, ast.FunctionDef):
+            asides += only_for(asides, parent)
+        for node in asides:
+            last = node.end_lineno
+            # the blank line after it, too
+            if last < len(lines) and not lines[last].strip():
+                last += 1
+            dropped.update(range(node.lineno - 1, last))
+    return [line for i, line in enumerate(lines) if i not in dropped]
 
 
 def listing(notebook, *parts):
-    """Returns what `code_parts` finds, for print: the same program without docstrings and guards, no line over LINE.
+    """Returns what `code_parts` finds, for print: without docstrings and guards.
 
     Raises:
-        ValueError: a part is missing, or a line cannot be broken.
+        ValueError: a part is missing.
     """
     lines = []
     for source in code_parts(notebook, parts):
-        for line in [*without_asides(source), "", ""]:
-            line = re.sub(r"(#.*) \(eq-[a-z-]+\)", r"\1", line)  # theory.md's anchors mean nothing in print
-            code, mark, comment = line.rpartition("  # ")
-            if len(line) > LINE and mark:
-                lines.append(" " * (len(line) - len(line.lstrip())) + "# " + comment)
-                line = code.rstrip()
-            lines.append(line)
-    row = 0
-    while row < len(lines):
-        if len(lines[row]) > LINE:
-            break_line(lines, row)
-        else:
-            row += 1
+        for line in without_asides(source):
+            # theory.md's anchors mean nothing in print
+            lines.append(re.sub(r"(#.*) \(eq-[a-z-]+\)", r"\1", line))
+        lines += ["", ""]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
 
 
 def theory_part(text, headings):
-    """Returns what stands in `text` (Markdown) under the heading that starts with headings[0], then under headings[1]…
+    """Returns what stands in `text` (Markdown) under headings[0], then headings[1]…
 
     Raises:
-        ValueError: a heading is not there exactly once.
+        ValueError: not exactly one heading starts with those words.
     """
     for level, heading in enumerate(headings, start=2):
         sections = re.split(rf"^{'#' * level} ", text, flags=re.M)[1:]
         found = [section for section in sections if section.startswith(heading)]
         if len(found) != 1:
             raise ValueError(
-                f"theory.md must have one heading of level {level} that starts with «{heading}», got {len(found)}"
+                f"theory.md must have one heading of level {level} that starts with "
+                f"«{heading}», got {len(found)}"
             )
         text = found[0].partition("\n")[2]
     return text
 
 
 def citations(bib):
-    """Returns {"Burda et al., 2016": "burda2016iwae", …} for the entries of a .bib text."""
+    """Returns {"Burda et al., 2016": "burda2016iwae", …} for a .bib text."""
     names = {}
-    for entry in re.finditer(
-        r"@\w+\{(?P<key>\w+),.*author=\{(?P<authors>.*)\}, (?:booktitle|journal)=.*year=\{(?P<year>\d+)\}", bib
-    ):
+    entries = re.finditer(
+        r"@\w+\{(?P<key>\w+),.*author=\{(?P<authors>.*)\}, "
+        r"(?:booktitle|journal)=.*year=\{(?P<year>\d+)\}",
+        bib,
+    )
+    for entry in entries:
         family = [author.split(",")[0] for author in entry["authors"].split(" and ")]
         who = f"{family[0]} et al." if len(family) > 2 else " & ".join(family)
         names[f"{who}, {entry['year']}"] = entry["key"]
@@ -182,7 +201,7 @@ def citations(bib):
 
 
 def typst_theory(markdown, names):
-    """Returns a part of theory.md as Typst: citations linked to refs.bib, headings one level up.
+    """Returns a part of theory.md as Typst: citations linked, headings one level up.
 
     Raises:
         ValueError: a work is cited that refs.bib does not have.
@@ -191,10 +210,18 @@ def typst_theory(markdown, names):
     def link(match):
         work = " ".join(match[0].split())
         if work not in names:
-            raise ValueError(f"theory.md cites «{work}», which report/refs.bib does not have")
+            raise ValueError(
+                f"theory.md cites «{work}», which report/refs.bib does not have"
+            )
         return f"[{work.replace(' & ', ' and ')}](#ref-{names[work]})"
 
-    markdown = re.sub(r"[^\W\d_]+\s(?:et\sal\.|&\s[^\W\d_]+),\s\d{4}", link, markdown)
+    work = r"[^\W\d_]+\s(?:et\sal\.|&\s[^\W\d_]+),\s\d{4}"
+    markdown = re.sub(work, link, markdown)
+    # the pandoc that pypandoc_binary brings, not another one on PATH
+    name = "pandoc.exe" if sys.platform == "win32" else "pandoc"
+    os.environ["PYPANDOC_PANDOC"] = str(
+        Path(pypandoc.__file__).with_name("files") / name
+    )
     return pypandoc.convert_text(
         markdown,
         "typst",
@@ -208,92 +235,152 @@ def typst_theory(markdown, names):
     )
 
 
-def prepare():
-    """Writes what main.typ includes to report/build: the notebooks' listings and theory.md's parts."""
-    BUILD.mkdir(exist_ok=True)
+def prepare(out=REPORT):
+    """Puts all that Typst reads into out/build, and returns that folder.
+
+    The report's sources, figures, results, the notebooks' listings, theory.md's parts.
+    """
+    build = out / "build"
+    for folder in ("figures", "results"):
+        # what an earlier build left there would hide that it is missing now
+        shutil.rmtree(build / folder, ignore_errors=True)
+        (build / folder).mkdir(parents=True)
+        for path in sorted((out / folder).glob("*")):
+            shutil.copy(path, build / folder)
+    for name in SOURCES:
+        shutil.copy(REPORT / name, build)
+    for name in BENCHMARKS:
+        if not (build / name).exists() and (REPORT / name).exists():
+            shutil.copy(REPORT / name, build / name)
+
     for name, (notebook, *parts) in LISTINGS.items():
         code = listing(json.loads((ROOT / notebook).read_text("utf-8")), *parts)
-        (BUILD / f"{name}.py").write_text(code, encoding="utf-8")
+        (build / f"{name}.py").write_text(code, encoding="utf-8")
+
     theory = (ROOT / "theory.md").read_text("utf-8")
     names = citations((REPORT / "refs.bib").read_text("utf-8"))
     for name, headings in THEORY.items():
-        part = '#import "../template.typ": *\n' + typst_theory(theory_part(theory, headings), names)
-        (BUILD / f"theory-{name}.typ").write_text(part, encoding="utf-8")
+        part = typst_theory(theory_part(theory, headings), names)
+        part = '#import "template.typ": *\n' + part
+        (build / f"theory-{name}.typ").write_text(part, encoding="utf-8")
+    return build
 
 
-def compile_report(**cover):
-    """Returns the PDF's bytes; `cover` may give name and number, which are blank lines otherwise.
+def compile_report(out=REPORT, **cover):
+    """Returns the PDF's bytes, and what its results do not bear: a list of lines.
+
+    Args:
+        out: the folder with figures/ and results/.
+        cover: name and number of the student; blank lines otherwise.
 
     Raises:
-        ValueError: Typst stopped (a missing number or figure is named) or warned. A glyph that no font has stops it
-            too: PDF/A-2u, the standard asked for, does not allow one.
+        ValueError: Typst stopped (a missing number or figure is named) or warned. A
+            glyph that no font has stops it, too: PDF/A-2u does not allow one.
     """
-    prepare()
+    build = prepare(out)
     try:
-        pdf, warnings = typst.compile_with_warnings(
-            str(REPORT / "main.typ"),
-            root=str(REPORT),
+        compiler = typst.Compiler(
+            str(build / "main.typ"),
+            root=str(build),
             font_paths=[str(REPORT / "fonts")],
             ignore_system_fonts=True,
             sys_inputs=cover,
-            pdf_standards=["a-2u"],
-            timestamp=DATE,
         )
+        # a time of its own: the same sources, the same bytes
+        pdf, warnings = compiler.compile_with_warnings(
+            pdf_standards=["a-2u"], timestamp=315532800
+        )
+        marks = json.loads(compiler.query("<mark>", field="value"))
     except typst.TypstError as e:
         raise ValueError(getattr(e, "diagnostic", None) or str(e)) from None
     if warnings:
         raise ValueError("Typst warned: " + "; ".join(w.message for w in warnings))
-    return pdf
+    return pdf, [f"page {mark['page']}: {mark['message']}" for mark in marks]
 
 
-def check_student(lastname, number):
-    """Refuses a last name or a student number that does not fit HW2_[Lastname]_[StudentNumber].zip."""
-    if not re.fullmatch(r"[^\W\d_]+(-[^\W\d_]+)*", lastname):
-        raise ValueError(f"the last name must be letters, with hyphens inside at most, got {lastname!r}")
-    if not re.fullmatch(r"[0-9]+", number):
-        raise ValueError(f"the student number must be digits 0-9, got {number!r}")
+def student(lastname, number):
+    """Returns last name and number as HW2_[Lastname]_[StudentNumber].zip has them.
+
+    The name in composed letters; the number in the digits 0-9, whatever it came in.
+
+    Raises:
+        ValueError: there is something else in one of them.
+    """
+    lastname = unicodedata.normalize("NFC", lastname)
+    # letters and their marks; between them hyphens or half-spaces
+    kinds = ["-" if c in "-\u200c" else unicodedata.category(c)[0] for c in lastname]
+    if not re.fullmatch("L[LM]*(-L[LM]*)*", "".join(kinds)):
+        raise ValueError(
+            "the last name must be letters, with hyphens or half-spaces inside at "
+            f"most, got {lastname!r}"
+        )
+    if not number.isdecimal():
+        raise ValueError(f"the student number must be digits, got {number!r}")
+    return lastname, "".join(str(unicodedata.decimal(digit)) for digit in number)
+
+
+def figure_cells_without_a_figure(notebook):
+    """Returns how many cells of `notebook` (its JSON) save a figure and show none."""
+    count = 0
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] != "code" or not re.search(r"^\s*save\(", source, re.M):
+            continue
+        kinds = [kind for output in cell["outputs"] for kind in output.get("data", {})]
+        count += not any(kind.startswith("image/") for kind in kinds)
+    return count
 
 
 def zip_files(with_data=False):
-    """Returns the paths, relative to the root, that are handed in beside report/report.pdf, sorted.
+    """Returns the paths, relative to the root, handed in beside report/report.pdf.
 
     Raises:
-        ValueError: one is missing, or a notebook has cells without a run.
+        ValueError: one is missing, or a notebook has cells without a run or a figure.
     """
     names = ["VAE.ipynb", "RealNVP.ipynb", "theory.md", "requirements.txt", "README.md"]
-    names += [f"report/{name}" for name in ("build.py", "main.typ", "template.typ", "theory.lua", "refs.bib")]
-    patterns = ["report/fonts/*", "report/figures/*", "report/results/*.json"]
+    patterns = ["report/*.py", "report/*.typ", "report/theory.lua", "report/refs.bib"]
+    patterns += ["report/fonts/*", "report/figures/*", "report/results/*.json"]
     if with_data:
         patterns += ["data/README.md", "data/MNIST/raw/*.gz"]
     for pattern in patterns:
-        found = [path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern) if path.is_file()]
+        found = [path for path in ROOT.glob(pattern) if path.is_file()]
         if not found:
             raise ValueError(f"nothing to hand in matches {pattern}")
-        names += found
+        names += [path.relative_to(ROOT).as_posix() for path in found]
+
     for name in names:
         if not (ROOT / name).is_file():
             raise ValueError(f"{name} is missing")
-        if name.endswith(".ipynb"):
-            cells = json.loads((ROOT / name).read_text("utf-8"))["cells"]
-            if not all(cell["execution_count"] for cell in cells if cell["cell_type"] == "code"):
-                raise ValueError(f"{name} has cells that were not run; hand in notebooks with their outputs")
+        if not name.endswith(".ipynb"):
+            continue
+        notebook = json.loads((ROOT / name).read_text("utf-8"))
+        cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        if not all(cell["execution_count"] for cell in cells):
+            raise ValueError(
+                f"{name} has cells that were not run; hand in notebooks with outputs"
+            )
+        if figure_cells_without_a_figure(notebook):
+            raise ValueError(
+                f"{name} has cells whose figure is not in their output; run it again"
+            )
     return sorted(names)
 
 
 def zip_bytes(files):
-    """Returns a zip of {name: bytes}: sorted, with one time and one set of permissions: same files, same bytes."""
+    """Returns a zip of {name: bytes}; the same files give the same bytes."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         for name in sorted(files):
-            info = zipfile.ZipInfo(name, DATE.timetuple()[:6])
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             info.compress_type = zipfile.ZIP_DEFLATED
-            info.create_system = 3  # Unix, on every system, so that the permissions below count
+            # Unix, on every system, so that the permissions below count
+            info.create_system = 3
             info.external_attr = 0o100644 << 16
             archive.writestr(info, files[name], compresslevel=9)
     return out.getvalue()
 
 
-def hand_in(lastname, number, name=None, with_data=False, force=False):
+def hand_in(lastname, number, name=None, with_data=False, force=False, anyway=False):
     """Writes HW2_[lastname]_[number].zip to the repository's root and returns its path.
 
     Args:
@@ -301,41 +388,76 @@ def hand_in(lastname, number, name=None, with_data=False, force=False):
         name: the full name for the cover (default: the last name).
         with_data: put MNIST's four files in too.
         force: overwrite an existing zip.
+        anyway: also if the report has sentences that its results do not bear.
 
     Raises:
-        ValueError: a name or number that does not fit, an existing zip, a missing file.
+        ValueError: one of these, a name or number that does not fit, a missing file.
     """
-    check_student(lastname, number)
+    lastname, number = student(lastname, number)
     path = ROOT / f"HW2_{lastname}_{number}.zip"
     if path.exists() and not force:
         raise ValueError(f"{path.name} exists already; --force overwrites it")
     files = {name: (ROOT / name).read_bytes() for name in zip_files(with_data)}
-    files["report/report.pdf"] = compile_report(name=name or lastname, number=number)
+    name = unicodedata.normalize("NFC", name or lastname)
+    files["report/report.pdf"], marks = compile_report(name=name, number=number)
+    if marks and not anyway:
+        raise ValueError(
+            "the results do not bear all that the report says; change its text, or "
+            "hand it in with the marks: --anyway\n" + "\n".join(marks)
+        )
     path.write_bytes(zip_bytes(files))
     return path
 
 
 def main(argv=None):
     """The command line: see the top of this file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lastname", help="as in HW2_[Lastname]_[StudentNumber].zip")
-    parser.add_argument("--student-number", help="the same")
-    parser.add_argument("--name", help="full name for the cover, in Persian if you like (default: the last name)")
-    parser.add_argument("--with-data", action="store_true", help="put MNIST into the zip too (11 MB)")
-    parser.add_argument("--force", action="store_true", help="overwrite an existing zip")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", metavar="DIR", help="folder of figures and results")
+    zipped = parser.add_argument_group("the zip to hand in")
+    zipped.add_argument("--lastname", help="as in HW2_[Lastname]_[StudentNumber].zip")
+    zipped.add_argument("--student-number", help="the same")
+    zipped.add_argument("--name", help="full name for the cover (default: last name)")
+    zipped.add_argument("--with-data", action="store_true", help="with MNIST (11 MB)")
+    zipped.add_argument("--force", action="store_true", help="overwrite a zip")
+    zipped.add_argument(
+        "--anyway", action="store_true", help="although the report has marked sentences"
+    )
     args = parser.parse_args(argv)
-    student = (args.lastname, args.student_number)
-    if any(v is None for v in student) and (student != (None, None) or args.name or args.with_data or args.force):
+    options = {
+        key: getattr(args, key) for key in ("name", "with_data", "force", "anyway")
+    }
+    both = args.lastname is not None and args.student_number is not None
+    either = args.lastname is not None or args.student_number is not None
+    if (either or any(options.values())) and not both:
         parser.error("a zip needs both --lastname and --student-number")
+    if both and args.out:
+        parser.error("a zip is made from the notebooks' own results, without --out")
+    for stream in (sys.stdout, sys.stderr):
+        # a terminal that cannot show a sign shows another
+        stream.reconfigure(errors="replace")
+
     try:
-        if student == (None, None):
-            path = REPORT / "report.pdf"
-            path.write_bytes(compile_report())
+        if both:
+            path = hand_in(args.lastname, args.student_number, **options)
         else:
-            path = hand_in(*student, args.name, args.with_data, args.force)
+            out = Path(args.out).resolve() if args.out else REPORT
+            path = out / "report.pdf"
+            pdf, marks = compile_report(out)
+            path.write_bytes(pdf)
+            if marks:
+                print("marked in the report, because the results do not bear it:")
+            for mark in marks:
+                print(f"  {mark}")
     except ValueError as e:
         sys.exit(f"error: {e}")
-    print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1024:.0f} KiB")
+    except OSError as e:
+        sys.exit(
+            f"error: {e.filename} cannot be written or read ({e.strerror}); close it "
+            "where it is open, or make it writable, and try again"
+        )
+    print(f"{path}: {path.stat().st_size / 1024:.0f} KiB")
 
 
 if __name__ == "__main__":

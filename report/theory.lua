@@ -9,8 +9,6 @@
 --  * sets ∎ at the end of its line;
 --  * <div dir="ltr"> becomes a left-to-right block, and the blank that GitHub needs between `$` and «،» goes.
 local captions = {  -- the header row's text -> label, caption[, widths]
-  ["نماد|معنی"] = { "tbl-notation", "نمادهای به‌کاررفته در گزارش." },
-  ["بخش تمرین|آنچه ثابت می‌شود|رابطهٔ اصلی"] = { "tbl-guide", "راهنمای اثبات‌ها: آنچه در هر بخش ثابت می‌شود و رابطهٔ اصلی آن." },
   ["راهکار|چه می‌کند|منبع"] = { "tbl-remedies", "راهکارهای مقابله با فروپاشی پسین؛ در پرانتز، علتی که هر راهکار هدف می‌گیرد.", { 0.28, 0.45, 0.27 } },
 }
 
@@ -103,6 +101,13 @@ return {
   {
     traverse = "topdown",
     Inlines = inlines,
+    Strong = function(el)                     -- a numbered reason: another look than «اثبات»
+      if not pandoc.utils.stringify(el):match("^\xDB[\xB0-\xB9]") then return end
+      local out = pandoc.List { pandoc.RawInline("typst", "#reason[") }
+      out:extend(el.content)
+      out:insert(pandoc.RawInline("typst", "]"))
+      return out
+    end,
     RawBlock = function(b)
       if b.format ~= "html" then return end
       pending = anchor(b.text) or pending
@@ -117,11 +122,6 @@ return {
         end
       end
       return #out > 0 and pandoc.RawBlock("typst", table.concat(out, "\n")) or {}
-    end,
-    Para = function(p)
-      if pandoc.utils.stringify(p) == "∎" then
-        return pandoc.RawBlock("typst", "#qed-line")
-      end
     end,
     Div = function(d) return d.content end,
     Blocks = function(list)                   -- a line that introduces a display formula stays on the formula's page

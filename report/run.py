@@ -30,8 +30,8 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {  # the parameters of a quick run
     "VAE.ipynb": {
-        "N_TRAIN": 2000,
-        "N_TEST": 500,
+        "N_TRAIN": 500,
+        "N_TEST": 200,
         "EPOCHS": 1,
         "REPEATS": 2,
         "EXTRA_EPOCHS": 1,
@@ -39,8 +39,8 @@ SMALL = {  # the parameters of a quick run
         "GRID_POINTS": 151,
     },
     "RealNVP.ipynb": {
-        "N_TRAIN": 2000,
-        "N_TEST": 500,
+        "N_TRAIN": 600,
+        "N_TEST": 200,
         "EPOCHS": 1,
         "STEP_EPOCHS": 1,
     },
@@ -145,7 +145,7 @@ def execute(notebook, name, folder=ROOT):
 
 
 def run(name, target, values):
-    """Runs the notebook `name` with `values` for its parameters; writes it to `target`."""
+    """Runs the notebook `name` with `values` as parameters, and writes it to `target`."""
     source = ROOT / name
     before = source.read_bytes()
     notebook = nbformat.reads(before.decode("utf-8"), as_version=4)

@@ -28,7 +28,10 @@ DATA_TESTS = [
 ]
 TESTS = {  # what may find a mistake, in this order
     "VAE.ipynb": ["test_vae.py", "test_references.py", "test_properties.py"]
-    + [f"test_notebooks.py::{test}" for test in ("test_the_hash_is_of_what_the_code_does", *DATA_TESTS)],
+    + [
+        f"test_notebooks.py::{test}"
+        for test in ("test_the_hash_is_of_what_the_code_does", *DATA_TESTS)
+    ],
     "RealNVP.ipynb": ["test_realnvp.py", "test_references.py", "test_properties.py"],
 }
 # fmt: off
@@ -217,7 +220,9 @@ def mutate(name, *texts):
 
 def workplace(folder):
     """Fills `folder` with what the tests read: copies of the tests and notebooks, the rest linked."""
-    shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__")
+    )
     for name in TESTS:
         shutil.copy(ROOT / name, folder)
     for name in ("data", "report", "theory.md", "README.md"):
@@ -252,9 +257,21 @@ def first_failure(folder, name):
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 1), os.dup2(nowhere.fileno(), 2)
         plugin = FirstFailure()
-        options = ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", f"--rootdir={folder}"]
-        code = pytest.main(options + [f"tests/{test}" for test in TESTS[name]], plugins=[plugin])
-        os.write(write, str(plugin.found or ("" if code == 0 else f"pytest: {code}")).encode())
+        options = [
+            "-x",
+            "-q",
+            "--tb=no",
+            "-p",
+            "no:cacheprovider",
+            f"--rootdir={folder}",
+        ]
+        code = pytest.main(
+            options + [f"tests/{test}" for test in TESTS[name]], plugins=[plugin]
+        )
+        os.write(
+            write,
+            str(plugin.found or ("" if code == 0 else f"pytest: {code}")).encode(),
+        )
         os._exit(0)
     os.close(write)
     with open(read, encoding="utf-8") as pipe:
@@ -273,7 +290,9 @@ def main(word=""):
         folder = Path(folder)
         workplace(folder)
         for name, mistakes in MISTAKES.items():
-            chosen = {mistake: texts for mistake, texts in mistakes.items() if word in mistake}
+            chosen = {
+                mistake: texts for mistake, texts in mistakes.items() if word in mistake
+            }
             if chosen and (failing := first_failure(folder, name)):
                 sys.exit(f"{name} as it is fails {failing}")
             for mistake, texts in chosen.items():
@@ -281,14 +300,21 @@ def main(word=""):
                 text = mutate(name, *texts)
                 if text:
                     (folder / name).write_text(text, encoding="utf-8")
-                test = first_failure(folder, name) if text else "its text is not found, or more than once"
+                test = (
+                    first_failure(folder, name)
+                    if text
+                    else "its text is not found, or more than once"
+                )
                 if not text or not test:
                     survived.append(mistake)
                 print(
-                    f"{time.perf_counter() - began:5.1f} s  {name:<13}  {mistake:<56}  {test or 'SURVIVED'}", flush=True
+                    f"{time.perf_counter() - began:5.1f} s  {name:<13}  {mistake:<56}  {test or 'SURVIVED'}",
+                    flush=True,
                 )
             shutil.copy(ROOT / name, folder)
-    print(f"{total - len(survived)} of {total} mistakes found in {time.perf_counter() - start:.0f} s")
+    print(
+        f"{total - len(survived)} of {total} mistakes found in {time.perf_counter() - start:.0f} s"
+    )
     sys.exit(1 if survived else 0)
 
 

@@ -20,7 +20,7 @@ def code_cells(name):
 
 
 def defines(node):
-    """Whether a statement defines: import, def, class, CONSTANT = …, Class.method = …"""
+    """Whether a statement defines: import, def, class, CONSTANT = …, A.method = …"""
     if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef):
         return True
     if not isinstance(node, ast.Assign):
@@ -46,3 +46,26 @@ def load(name):
         linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
         exec(compile(text, file, "exec"), namespace)
     return namespace
+
+
+def check_clean(run_cells):
+    """Asserts that code cells (JSON) were run once, in order, without complaint."""
+    counts = [cell["execution_count"] for cell in run_cells]
+    assert counts == list(range(1, len(run_cells) + 1))
+    for cell in run_cells:
+        for out in cell["outputs"]:
+            assert out["output_type"] != "error", out
+            assert out.get("name") != "stderr", out
+            # of a progress bar the last state is left, and no control characters
+            text = "".join(out.get("text", ""))
+            assert not any(sign in text for sign in "\r\x1b\b"), text
+        assert "execution" not in cell["metadata"]
+
+
+def saved(text):
+    """Yields (name, kind) of the figures that a cell saves."""
+    for node in ast.parse(text).body:
+        call = getattr(node, "value", None)
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "save":
+            _, figure, *kind = call.args
+            yield figure.value, kind[0].value if kind else "svg"

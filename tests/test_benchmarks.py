@@ -10,7 +10,9 @@ from conftest import ROOT
 
 @pytest.fixture(scope="module")
 def samples():
-    spec = importlib.util.spec_from_file_location("samples", ROOT / "benchmarks/samples.py")
+    spec = importlib.util.spec_from_file_location(
+        "samples", ROOT / "benchmarks/samples.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -20,7 +22,9 @@ def test_frechet_is_the_distance_of_two_gaussians(samples):
     """Of independent coordinates: the squared distance of the means plus that of the standard deviations."""
     torch.manual_seed(0)
     z = torch.randn(5000, 3, dtype=torch.float64)
-    z = (z - z.mean(0)) @ torch.linalg.cholesky(z.T.cov()).inverse().T  # mean 0 and covariance I to the last digit
+    z = (z - z.mean(0)) @ torch.linalg.cholesky(
+        z.T.cov()
+    ).inverse().T  # mean 0 and covariance I to the last digit
     turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))[0]
     a = (z * torch.tensor([1.0, 2.0, 0.0]) + torch.tensor([5.0, 0.0, 0.0])) @ turn
     b = (z.flip(0) * torch.tensor([4.0, 2.5, 1.0])) @ turn
@@ -40,8 +44,14 @@ def test_features_and_the_classifiers_answer(samples):
 def test_distances_in_the_readmes_are_those_of_the_last_run(samples):
     rows = json.loads((ROOT / "report/results/samples.json").read_text("utf-8"))
     assert list(rows) == list(samples.ROWS)
-    front, table = ((ROOT / name).read_text("utf-8") for name in ("README.md", "benchmarks/README.md"))
+    front, table = (
+        (ROOT / name).read_text("utf-8")
+        for name in ("README.md", "benchmarks/README.md")
+    )
     for name in ("flow", "mlp"):
         assert f" {rows[name]['fd']:.1f}" in front
     for name, row in rows.items():
-        assert f"| {samples.ROWS[name][0]} |" in table and f"| {row['fd']:.1f} | {row['sure']:.3f} |" in table
+        assert (
+            f"| {samples.ROWS[name][0]} |" in table
+            and f"| {row['fd']:.1f} | {row['sure']:.3f} |" in table
+        )

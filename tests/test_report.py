@@ -46,7 +46,9 @@ HEADINGS = """فرض‌ها و قراردادها
 PAGES = 26
 README = {  # how a row of the README's table begins -> where its numbers are: (file, keys…)
     "VAE, negative ELBO": [("vae", "nelbo_repeats_nats", "mean")],
-    "VAE, negative IWAE": [("vae", "niwae_nats", m, "mean") for m in ("5", "50", "150")],
+    "VAE, negative IWAE": [
+        ("vae", "niwae_nats", m, "mean") for m in ("5", "50", "150")
+    ],
     "VAE, −log p(x)": [("vae", "nll_nats"), ("vae", "nll_standard_error_nats")],
     "VAE, active": [("vae", "active_units"), ("vae", "config", "z_dim")],
     "RealNVP, bits/dim, mean": [("realnvp", "test_bits_per_dim")],
@@ -56,8 +58,18 @@ README = {  # how a row of the README's table begins -> where its numbers are: (
 
 def copy_tree(folder):
     """Copies what the build reads to `folder` and returns the copy's build.py as a module."""
-    shutil.copytree(ROOT / "report", folder / "report", ignore=shutil.ignore_patterns("build", "__pycache__"))
-    for name in ("VAE.ipynb", "RealNVP.ipynb", "theory.md", "requirements.txt", "README.md"):
+    shutil.copytree(
+        ROOT / "report",
+        folder / "report",
+        ignore=shutil.ignore_patterns("build", "__pycache__"),
+    )
+    for name in (
+        "VAE.ipynb",
+        "RealNVP.ipynb",
+        "theory.md",
+        "requirements.txt",
+        "README.md",
+    ):
         shutil.copy(ROOT / name, folder)
     spec = importlib.util.spec_from_file_location("build", folder / "report/build.py")
     module = importlib.util.module_from_spec(spec)
@@ -83,7 +95,11 @@ def pdf(built):
 def query(build, selector):
     """Returns the report's elements of one kind, as Typst tells them."""
     options = {"font_paths": [str(build.REPORT / "fonts")], "ignore_system_fonts": True}
-    return json.loads(typst.query(str(build.REPORT / "main.typ"), selector, root=str(build.REPORT), **options))
+    return json.loads(
+        typst.query(
+            str(build.REPORT / "main.typ"), selector, root=str(build.REPORT), **options
+        )
+    )
 
 
 def edit(path, old, new):
@@ -132,7 +148,9 @@ def test_pages(pdf):
 def test_text_has_no_missing_glyph(pdf, build):
     text = "".join(page.extract_text() for page in PdfReader(io.BytesIO(pdf)).pages)
     assert len(text) > 40_000 and "\ufffd" not in text and "\0" not in text
-    edit(build.REPORT / "main.typ", "= نتیجه‌گیری", "= نتیجه‌گیری \U00013000")  # no font has this one
+    edit(
+        build.REPORT / "main.typ", "= نتیجه‌گیری", "= نتیجه‌گیری \U00013000"
+    )  # no font has this one
     with pytest.raises(ValueError, match="could not be displayed"):
         build.compile_report()
 
@@ -144,10 +162,16 @@ def test_every_figure_and_table_is_captioned_numbered_and_referred_to(pdf, built
     for figure in figures:
         label = figure["label"].strip("<>")
         assert label.startswith(kinds[figure["kind"]]) and figure["numbering"] == "۱"
-        assert re.search(r'"text": "[^"]{5}', json.dumps(figure["caption"]["body"])), f"{label} has no caption"
+        assert re.search(r'"text": "[^"]{5}', json.dumps(figure["caption"]["body"])), (
+            f"{label} has no caption"
+        )
         assert f"@{label}" in text, f"{label} is not referred to"
     for kind in ("image", "table"):  # none stands outside a figure
-        assert sum(figure["kind"] == kind for figure in figures) == len(query(built, kind)) > 9
+        assert (
+            sum(figure["kind"] == kind for figure in figures)
+            == len(query(built, kind))
+            > 9
+        )
 
 
 def test_every_figure_is_used_and_every_used_one_exists():
@@ -160,7 +184,9 @@ def test_every_figure_is_used_and_every_used_one_exists():
 
 
 def test_one_term_for_one_thing():
-    own_words = re.sub(r"^#question\(.*$", "", MAIN, flags=re.M)  # the assignment's words stay as they are
+    own_words = re.sub(
+        r"^#question\(.*$", "", MAIN, flags=re.M
+    )  # the assignment's words stay as they are
     assert other_terms(own_words) == []
 
 
@@ -169,9 +195,21 @@ def test_it_is_persian_text_with_persian_letters():
 
 
 def test_no_measured_number_is_typed():
-    own_words = "\n".join(line for line in MAIN.splitlines() if not line.startswith(("//", "#question")))
+    own_words = "\n".join(
+        line for line in MAIN.splitlines() if not line.startswith(("//", "#question"))
+    )
     typed = set(re.findall(r"[۰-۹]+[.٫][۰-۹]+", own_words))
-    assert typed <= {"۳.۱", "۳.۲", "۳.۳", "۳.۴", "۳.۵", "۳.۶", "۳.۷", "۴.۱", "۳.۱۱"}  # the paper's sections, Python
+    assert typed <= {
+        "۳.۱",
+        "۳.۲",
+        "۳.۳",
+        "۳.۴",
+        "۳.۵",
+        "۳.۶",
+        "۳.۷",
+        "۴.۱",
+        "۳.۱۱",
+    }  # the paper's sections, Python
 
 
 # the listings
@@ -186,7 +224,11 @@ class Stripped(ast.NodeTransformer):
             if ast.get_docstring(node) is not None:
                 del node.body[0]
             guards = [
-                n for n in node.body if isinstance(n, ast.If) and isinstance(n.body[-1], ast.Raise) and not n.orelse
+                n
+                for n in node.body
+                if isinstance(n, ast.If)
+                and isinstance(n.body[-1], ast.Raise)
+                and not n.orelse
             ]
             guards += [n for n in node.body if re.match(r"check_\w+\(", ast.unparse(n))]
             node.body = [n for n in node.body if n not in guards]
@@ -198,24 +240,35 @@ def notebook(build, name):
 
 
 def defined(tree):
-    return {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    return {
+        n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef)
+    }
 
 
 def listing_trees(build, name):
     """Returns the syntax trees of a notebook's printed listings."""
-    listings = [listing for listing, (source, *_) in build.LISTINGS.items() if source == name]
-    return [ast.parse((build.BUILD / f"{listing}.py").read_text("utf-8")) for listing in listings]
+    listings = [
+        listing for listing, (source, *_) in build.LISTINGS.items() if source == name
+    ]
+    return [
+        ast.parse((build.BUILD / f"{listing}.py").read_text("utf-8"))
+        for listing in listings
+    ]
 
 
 def test_listings_are_the_notebooks_own(pdf, built):
     for name, (source, *parts) in built.LISTINGS.items():
         assert f'listing("{name}"' in MAIN
         printed = ast.parse((built.BUILD / f"{name}.py").read_text("utf-8"))
-        own = Stripped().visit(ast.parse("\n\n".join(built.code_parts(notebook(built, source), parts))))
+        own = Stripped().visit(
+            ast.parse("\n\n".join(built.code_parts(notebook(built, source), parts)))
+        )
         assert ast.dump(printed) == ast.dump(own)
 
 
-def test_no_line_of_a_listing_is_longer_than_the_measure(pdf, built, build, monkeypatch):
+def test_no_line_of_a_listing_is_longer_than_the_measure(
+    pdf, built, build, monkeypatch
+):
     for name in built.LISTINGS:
         lines = (built.BUILD / f"{name}.py").read_text("utf-8").splitlines()
         assert max(map(len, lines)) <= build.LINE
@@ -230,11 +283,19 @@ def test_no_line_of_a_listing_is_longer_than_the_measure(pdf, built, build, monk
 
 def test_what_a_listing_calls_is_printed_too(pdf, built):
     for name in ("VAE.ipynb", "RealNVP.ipynb"):
-        cells = [cell for cell in notebook(built, name)["cells"] if cell["cell_type"] == "code"]
-        in_notebook = set().union(*(defined(ast.parse("".join(cell["source"]))) for cell in cells))
+        cells = [
+            cell
+            for cell in notebook(built, name)["cells"]
+            if cell["cell_type"] == "code"
+        ]
+        in_notebook = set().union(
+            *(defined(ast.parse("".join(cell["source"]))) for cell in cells)
+        )
         trees = listing_trees(built, name)
         printed = set().union(*map(defined, trees))
-        calls = {n.func for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Call)}
+        calls = {
+            n.func for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Call)
+        }
         called = {getattr(f, "id", getattr(f, "attr", None)) for f in calls}
         assert called & in_notebook <= printed, called & in_notebook - printed
 
@@ -260,7 +321,11 @@ class A:
 def test_long_lines_are_broken_where_python_allows(build):
     cell = {"cell_type": "code", "metadata": {"tags": ["t"]}, "source": LONG}
     text = build.listing({"cells": [cell]}, "t")
-    assert max(map(len, text.splitlines())) <= build.LINE and "# and a comment" in text and "wrapped" in text
+    assert (
+        max(map(len, text.splitlines())) <= build.LINE
+        and "# and a comment" in text
+        and "wrapped" in text
+    )
     assert ast.dump(ast.parse(text)) == ast.dump(Stripped().visit(ast.parse(LONG)))
     cell["source"] = "x = " + "y" * 100
     with pytest.raises(ValueError, match="no place to break it: x = yyy"):
@@ -285,7 +350,13 @@ def test_a_missing_figure_is_named(build):
 
 
 def test_a_check_without_a_persian_name_is_named(build):
-    edit_json(build, "vae", lambda data: data["checks"].append({**data["checks"][0], "name": "something_new"}))
+    edit_json(
+        build,
+        "vae",
+        lambda data: data["checks"].append(
+            {**data["checks"][0], "name": "something_new"}
+        ),
+    )
     with pytest.raises(ValueError, match="no Persian name for the check something_new"):
         build.compile_report()
 
@@ -299,11 +370,25 @@ def test_a_claim_that_the_numbers_no_longer_bear_out_is_named(build):
 @pytest.mark.parametrize(
     "file, old, new, message",
     [
-        ("theory.md", "### ج) فروپاشی پسین\n", "### ج) فروپاشی پسین\n\n(Nobody et al., 2016)\n", "Nobody et al., 2016"),
+        (
+            "theory.md",
+            "### ج) فروپاشی پسین\n",
+            "### ج) فروپاشی پسین\n\n(Nobody et al., 2016)\n",
+            "Nobody et al., 2016",
+        ),
         ("theory.md", "### ج) فروپاشی", "### فروپاشی", "heading of level 3 .* «ج"),
-        ("report/main.typ", "= نتیجه‌گیری", '= نتیجه‌گیری\n#text(font: "No Such Font")[الف]', "(?i)no such font"),
+        (
+            "report/main.typ",
+            "= نتیجه‌گیری",
+            '= نتیجه‌گیری\n#text(font: "No Such Font")[الف]',
+            "(?i)no such font",
+        ),
     ],
-    ids=["a source that is not listed", "a part of theory.md under another name", "a warning"],
+    ids=[
+        "a source that is not listed",
+        "a part of theory.md under another name",
+        "a warning",
+    ],
 )
 def test_what_stops_the_build_is_named(build, file, old, new, message):
     edit(build.ROOT / file, old, new)
@@ -347,11 +432,28 @@ def test_zip(build, capsys):
         assert {info.date_time[0] for info in archive.infolist()} == {1980}
         assert {info.external_attr >> 16 for info in archive.infolist()} == {0o100644}
     assert names == sorted(names)
-    wanted = {"VAE.ipynb", "RealNVP.ipynb", "theory.md", "requirements.txt", "README.md", "report/report.pdf"}
-    assert wanted <= set(names) and not any("MNIST" in name or "build/" in name or ".zip" in name for name in names)
-    assert "Rezaei" in report.pages[0].extract_text() and report.metadata.author == "Rezaei"
-    assert "۴۰۱۲۳۴۵۶۷" in report.pages[0].extract_text() or "۷۶۵۴۳۲۱۰۴" in report.pages[0].extract_text()
-    assert before == {path: path.read_bytes() for path in build.REPORT.glob("*.pdf")}  # its cover stays blank
+    wanted = {
+        "VAE.ipynb",
+        "RealNVP.ipynb",
+        "theory.md",
+        "requirements.txt",
+        "README.md",
+        "report/report.pdf",
+    }
+    assert wanted <= set(names) and not any(
+        "MNIST" in name or "build/" in name or ".zip" in name for name in names
+    )
+    assert (
+        "Rezaei" in report.pages[0].extract_text()
+        and report.metadata.author == "Rezaei"
+    )
+    assert (
+        "۴۰۱۲۳۴۵۶۷" in report.pages[0].extract_text()
+        or "۷۶۵۴۳۲۱۰۴" in report.pages[0].extract_text()
+    )
+    assert before == {
+        path: path.read_bytes() for path in build.REPORT.glob("*.pdf")
+    }  # its cover stays blank
 
     with pytest.raises(SystemExit, match="HW2_Rezaei_401234567.zip exists already"):
         hand_in(build, "--name", "رضا رضایی")
@@ -365,27 +467,42 @@ def test_zip(build, capsys):
 def test_zip_with_data(build):
     with pytest.raises(SystemExit, match="data/README.md"):
         hand_in(build, "--with-data")
-    shutil.copytree(ROOT / "data", build.ROOT / "data", ignore=shutil.ignore_patterns("*-ubyte"))
+    shutil.copytree(
+        ROOT / "data", build.ROOT / "data", ignore=shutil.ignore_patterns("*-ubyte")
+    )
     with zipfile.ZipFile(hand_in(build, "--with-data")) as archive:
-        assert sum(name.startswith("data/MNIST/raw/") and name.endswith(".gz") for name in archive.namelist()) == 4
+        assert (
+            sum(
+                name.startswith("data/MNIST/raw/") and name.endswith(".gz")
+                for name in archive.namelist()
+            )
+            == 4
+        )
 
 
 def test_a_notebook_without_outputs_is_not_handed_in(build):
     notebook = json.loads((build.ROOT / "VAE.ipynb").read_text("utf-8"))
-    next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")["execution_count"] = None
+    next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")[
+        "execution_count"
+    ] = None
     (build.ROOT / "VAE.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
     with pytest.raises(SystemExit, match="VAE.ipynb has cells that were not run"):
         hand_in(build)
 
 
-@pytest.mark.parametrize("lastname", ["", " ", "Ali Rezaei", "a/b", "..", "Re.zaei", "Re_zaei", "Rezaei2", "-a", "a\n"])
+@pytest.mark.parametrize(
+    "lastname",
+    ["", " ", "Ali Rezaei", "a/b", "..", "Re.zaei", "Re_zaei", "Rezaei2", "-a", "a\n"],
+)
 def test_refused_last_names(build, lastname):
     with pytest.raises(SystemExit, match="last name"):
         build.main([f"--lastname={lastname}", "--student-number=401234567"])
     assert not list(build.ROOT.glob("*.zip"))
 
 
-@pytest.mark.parametrize("number", ["", "40123456a", "40 1", "-4", "4.5", "۴۰۱۲۳۴۵۶۷", "١٢"])
+@pytest.mark.parametrize(
+    "number", ["", "40123456a", "40 1", "-4", "4.5", "۴۰۱۲۳۴۵۶۷", "١٢"]
+)
 def test_refused_numbers(build, number):
     with pytest.raises(SystemExit, match="student number"):
         build.main(["--lastname=Rezaei", f"--student-number={number}"])
@@ -397,8 +514,14 @@ def test_accepted_last_names(build, lastname):
     build.check_student(lastname, "401234567")
 
 
-@pytest.mark.parametrize("arguments", [["--lastname=Rezaei"], ["--student-number=4"], ["--with-data"], ["--force"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--lastname=Rezaei"], ["--student-number=4"], ["--with-data"], ["--force"]],
+)
 def test_half_a_student_is_refused(build, arguments, capsys):
     with pytest.raises(SystemExit) as error:
         build.main(arguments)
-    assert error.value.code == 2 and "both --lastname and --student-number" in capsys.readouterr().err
+    assert (
+        error.value.code == 2
+        and "both --lastname and --student-number" in capsys.readouterr().err
+    )

@@ -11,10 +11,10 @@ from cmarkgfm.cmark import Options
 
 ROOT = Path(__file__).resolve().parents[1]
 THEORY = (ROOT / "theory.md").read_text("utf-8")
-FORMULA = re.compile(r"(?<![\\$])(?:\$\$(?P<display>.+?)\$\$|\$(?P<inline>(?:\\.|[^$\\\n])+?)\$)", re.S)
-NOT_ON_GITHUB = (
-    r"\\(?:operatorname|mbox|[hv]?phantom|DeclareMathOperator|(?:re)?newcommand|def|require|href|style|tag)\b"
+FORMULA = re.compile(
+    r"(?<![\\$])(?:\$\$(?P<display>.+?)\$\$|\$(?P<inline>(?:\\.|[^$\\\n])+?)\$)", re.S
 )
+NOT_ON_GITHUB = r"\\(?:operatorname|mbox|[hv]?phantom|DeclareMathOperator|(?:re)?newcommand|def|require|href|style|tag)\b"
 
 
 ONE_TERM = {  # what is not written -> what is: one Persian word for one thing, and none that reads as translated
@@ -59,7 +59,12 @@ class Text(HTMLParser):
 
 def without_code(source):
     """Returns Markdown of the same length with code blanked: a `$` in it is no formula."""
-    return re.sub(r"^```.*?^```$|`[^`\n]+`", lambda m: re.sub(r"[^\n]", " ", m[0]), source, flags=re.S | re.M)
+    return re.sub(
+        r"^```.*?^```$|`[^`\n]+`",
+        lambda m: re.sub(r"[^\n]", " ", m[0]),
+        source,
+        flags=re.S | re.M,
+    )
 
 
 def problems(source):
@@ -68,12 +73,23 @@ def problems(source):
     GitHub parses Markdown before math, so a formula survives only if the parser leaves its every character alone.
     """
     page = Text()
-    page.feed(cmarkgfm.github_flavored_markdown_to_html(source, Options.CMARK_OPT_UNSAFE))
+    page.feed(
+        cmarkgfm.github_flavored_markdown_to_html(source, Options.CMARK_OPT_UNSAFE)
+    )
     source, place, found = without_code(source), 0, []
     for match in FORMULA.finditer(source):
-        formula, before, after = match[0], source[: match.start()], source[match.end() :]
+        formula, before, after = (
+            match[0],
+            source[: match.start()],
+            source[match.end() :],
+        )
         # what the page must show: "\\\\" at the end of a line becomes "\\", which GitHub repairs; indents go
-        shown = re.sub(r"^[ \t]+", "", re.sub(r"\\\\[ \t]*$", r"\\", formula, flags=re.M), flags=re.M)
+        shown = re.sub(
+            r"^[ \t]+",
+            "",
+            re.sub(r"\\\\[ \t]*$", r"\\", formula, flags=re.M),
+            flags=re.M,
+        )
         at = page.text.find(shown, place)
         place = max(place, at + len(shown))
         checks = {
@@ -87,7 +103,11 @@ def problems(source):
         else:
             alone = re.search(r"(?:^|\n\n)$", before) and re.match(r"\n\n|\n?$", after)
             checks["$$ without an empty line around it"] = not alone
-        found += [(before.count("\n") + 1, problem, formula) for problem, bad in checks.items() if bad]
+        found += [
+            (before.count("\n") + 1, problem, formula)
+            for problem, bad in checks.items()
+            if bad
+        ]
     if source.count("$") != sum(m[0].count("$") for m in FORMULA.finditer(source)):
         found.append((0, "a $ without its pair", ""))
     return found
@@ -100,7 +120,10 @@ def anchors(text):
 
 def cells(notebook):
     """Returns the source of all cells of a notebook, as one text."""
-    return "\n".join("".join(cell["source"]) for cell in json.loads((ROOT / notebook).read_text("utf-8"))["cells"])
+    return "\n".join(
+        "".join(cell["source"])
+        for cell in json.loads((ROOT / notebook).read_text("utf-8"))["cells"]
+    )
 
 
 DEFINED = re.findall(r'<a id="(eq-[^"]+)"></a>\n\n\$\$', THEORY)
@@ -137,7 +160,12 @@ def test_the_check_finds(source, problem):
 
 
 def test_the_check_lets_pass():
-    assert problems("a `$` and $x \\in \\lbrace 0, 1 \\rbrace^d$ .\n\n$$\na _{i} \\\\\nb\n$$\n") == []
+    assert (
+        problems(
+            "a `$` and $x \\in \\lbrace 0, 1 \\rbrace^d$ .\n\n$$\na _{i} \\\\\nb\n$$\n"
+        )
+        == []
+    )
 
 
 def test_anchors_are_unique_and_before_a_formula():
@@ -156,21 +184,45 @@ def test_every_source_is_listed_once_and_cited():
     names = []
     for authors, year in entries:
         family = re.findall(r"(?:^|, (?:& )?)([^\W\d_-][^,]+), [A-ZÅ]", authors)
-        names.append((family[0] + (" et al." if len(family) > 2 else "".join(f" & {f}" for f in family[1:])), year))
+        names.append(
+            (
+                family[0]
+                + (
+                    " et al."
+                    if len(family) > 2
+                    else "".join(f" & {f}" for f in family[1:])
+                ),
+                year,
+            )
+        )
     cited = re.findall(r"([^\W\d_]+\s(?:et\sal\.|&\s[^\W\d_]+)),\s(\d{4})", text)
-    assert sorted(names) == sorted({(" ".join(who.split()), year) for who, year in cited})
+    assert sorted(names) == sorted(
+        {(" ".join(who.split()), year) for who, year in cited}
+    )
 
 
 def test_the_report_has_every_source_of_theory():
-    bib = (ROOT / "report/refs.bib").read_text("utf-8").replace("{", "").replace("}", "").lower()
-    titles = re.findall(r"^- .+? \(\d{4}\)\. (.+?)\. \*", THEORY.partition("## مراجع")[2], flags=re.M)
+    bib = (
+        (ROOT / "report/refs.bib")
+        .read_text("utf-8")
+        .replace("{", "")
+        .replace("}", "")
+        .lower()
+    )
+    titles = re.findall(
+        r"^- .+? \(\d{4}\)\. (.+?)\. \*", THEORY.partition("## مراجع")[2], flags=re.M
+    )
     assert len(titles) > 15
     assert [title for title in titles if f"title={title.lower()}" not in bib] == []
 
 
 def other_terms(text):
     """Returns the terms of ONE_TERM that a Persian text uses beside the one that is agreed on: a list."""
-    return [(found[0], term) for pattern, term in ONE_TERM.items() for found in re.finditer(pattern, text)]
+    return [
+        (found[0], term)
+        for pattern, term in ONE_TERM.items()
+        for found in re.finditer(pattern, text)
+    ]
 
 
 def test_one_term_for_one_thing():

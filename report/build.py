@@ -46,7 +46,6 @@ LISTINGS = {  # listing -> notebook, then cells by their tag, definitions by the
     "loss-2c": ("VAE.ipynb", "mirrored_rec", "nelbo_loss"),
     "todo-2d": ("VAE.ipynb", "todo-2d", "log_normal", "log_mean_exp", "duplicate"),
     "todo-3c": ("RealNVP.ipynb", "todo-3c", "Flip"),
-    "network-3d": ("RealNVP.ipynb", "Convolutional"),
     "todo-3d": ("RealNVP.ipynb", "RealNVP", "log_prob", "bits_per_dim", "sample"),
 }
 VAE_PART = ["رابطه‌های پیاده‌سازی", "مدل VAE"]
@@ -292,7 +291,8 @@ def compile_report(out=REPORT, **cover):
         )
         marks = json.loads(compiler.query("<mark>", field="value"))
     except typst.TypstError as e:
-        raise ValueError(getattr(e, "diagnostic", None) or str(e)) from None
+        found = getattr(e, "diagnostic", None) or str(e)
+        raise ValueError(found.removeprefix("error: ").strip()) from None
     if warnings:
         raise ValueError("Typst warned: " + "; ".join(w.message for w in warnings))
     return pdf, [f"page {mark['page']}: {mark['message']}" for mark in marks]

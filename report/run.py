@@ -145,7 +145,7 @@ def execute(notebook, name, folder=ROOT):
 
 
 def run(name, target, values):
-    """Runs the notebook `name` with `values` as parameters, and writes it to `target`."""
+    """Runs the notebook `name`, with `values` as parameters, and writes `target`."""
     source = ROOT / name
     before = source.read_bytes()
     notebook = nbformat.reads(before.decode("utf-8"), as_version=4)

@@ -3,6 +3,7 @@
 import ast
 import json
 import linecache
+import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,6 +47,21 @@ def load(name):
         linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
         exec(compile(text, file, "exec"), namespace)
     return namespace
+
+
+def committed(path):
+    """Returns a file's bytes in the last commit; None where there is no git."""
+    show = ["git", "show", f"HEAD:{path}"]
+    try:
+        return subprocess.run(show, cwd=ROOT, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def is_committed(path):
+    """Whether a file is as in the last commit, or as handed out without git."""
+    before = committed(path)
+    return before is None or before == (ROOT / path).read_bytes()
 
 
 def check_clean(run_cells):

@@ -86,7 +86,7 @@ def runs(tmp_path_factory):
 
     quick: `report/run.py --quick`, in a path with blanks and Persian letters, and in
         an environment that has changed whatever can be changed from outside.
-    VAE.ipynb, RealNVP.ipynb: each alone in an empty folder, as a script without IPython.
+    VAE.ipynb, RealNVP.ipynb: alone in an empty folder, as a script without IPython.
     """
     quick = tmp_path_factory.mktemp("my homework – تمرین دوم")
     copy_repository(quick)
@@ -233,7 +233,7 @@ def test_two_runs_give_the_same_numbers(runs, name):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty folder but for data/; what a notebook sets for its process is set back."""
+    """An empty folder but for data/; what a notebook sets is set back."""
     (tmp_path / "data").symlink_to(nb.ROOT / "data")
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()

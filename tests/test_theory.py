@@ -1,47 +1,26 @@
-"""theory.md: GitHub shows its formulas as written, its anchors and sources are cited, one thing has one word."""
+"""theory.md as GitHub shows it; the equations and sources that are cited."""
 
-import json
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import cmarkgfm
+import nb
 import pytest
 from cmarkgfm.cmark import Options
 
-ROOT = Path(__file__).resolve().parents[1]
-THEORY = (ROOT / "theory.md").read_text("utf-8")
+THEORY = (nb.ROOT / "theory.md").read_text("utf-8")
 FORMULA = re.compile(
-    r"(?<![\\$])(?:\$\$(?P<display>.+?)\$\$|\$(?P<inline>(?:\\.|[^$\\\n])+?)\$)", re.S
+    r"(?<![\\$])(?:\$\$(?P<display>.+?)\$\$|\$(?P<inline>(?:\\.|[^$\\\n])+?)\$)",
+    flags=re.DOTALL,
 )
-NOT_ON_GITHUB = r"\\(?:operatorname|mbox|[hv]?phantom|DeclareMathOperator|(?:re)?newcommand|def|require|href|style|tag)\b"
-
-
-ONE_TERM = {  # what is not written -> what is: one Persian word for one thing, and none that reads as translated
-    "دوتایی": "دودویی",
-    "تقریب پسین": "پسین تقریبی",
-    "(خطای|هزینهٔ|بخش) بازسازی": "جملهٔ بازسازی",
-    "تابع (خطا|زیان|هدف)": "تابع هزینه",
-    "درست‌نمایی لگاریتمی|لگاریتم احتمال داده": "لگاریتم درست‌نمایی",
-    "بیت (در|به ازای) (هر )?بُ?عد|بیت بر (بعد|پیکسل|مؤلفه)": "بیت بر بُعد",
-    "متغیر (پنهان|مخفی)": "متغیر نهان",
-    "رمزگ|انکودر|دیکودر": "کدگذار، کدگشا",
-    r"(میانگین|فضای) کد\b|\bکد (خود|نهان|دو تصویر)": "متغیر نهان",
-    r"زیر \$?[qp]\b|زیر توزیع": "نسبت به q",
-    r"تصادف\b": "نمونه‌گیری",
-    r"نات\S* .{0,20}می‌پرداز": "",
-    "جوهر": "پیکسل روشن",
-    r"\bمانا\b": "نقطهٔ بحرانی",
-    "سنجیدنی": "مقایسه‌پذیر",
-    "میله": "خط خطا",
-    "سرعت": "نرخ",
-    "تبدیلی? خطی|معادله‌ای خطی": "آفین",
-    "از اولی": "",
-}
+NOT_ON_GITHUB = re.compile(
+    r"\\(?:operatorname|mbox|[hv]?phantom|DeclareMathOperator|(?:re)?newcommand|def"
+    r"|require|href|style|tag)\b"
+)
 
 
 class Text(HTMLParser):
-    """Collects a page's text, with a mark at every tag, so that a tag inside a formula is seen."""
+    """Collects a page's text, with a mark where a tag stands."""
 
     def __init__(self):
         super().__init__(convert_charrefs=True)
@@ -58,81 +37,58 @@ class Text(HTMLParser):
 
 
 def without_code(source):
-    """Returns Markdown of the same length with code blanked: a `$` in it is no formula."""
-    return re.sub(
-        r"^```.*?^```$|`[^`\n]+`",
-        lambda m: re.sub(r"[^\n]", " ", m[0]),
-        source,
-        flags=re.S | re.M,
-    )
+    """Returns Markdown of the same length with code blanked: its `$` is no formula."""
+
+    def blank(match):
+        return re.sub(r"[^\n]", " ", match[0])
+
+    return re.sub(r"(?ms)^```.*?^```$|`[^`\n]+`", blank, source)
 
 
 def problems(source):
-    """Returns what GitHub would do to the formulas of a Markdown text: a list of (line, problem, formula).
+    """Returns what GitHub would do to the formulas of a text: (problem, formula).
 
-    GitHub parses Markdown before math, so a formula survives only if the parser leaves its every character alone.
+    GitHub parses Markdown before it looks for formulas, so one survives only where the
+    parser leaves its every character alone.
     """
     page = Text()
-    page.feed(
-        cmarkgfm.github_flavored_markdown_to_html(source, Options.CMARK_OPT_UNSAFE)
-    )
-    source, place, found = without_code(source), 0, []
+    options = Options.CMARK_OPT_UNSAFE
+    page.feed(cmarkgfm.github_flavored_markdown_to_html(source, options))
+    source = without_code(source)
+    place = 0
+    dollars = 0
+    found = []
     for match in FORMULA.finditer(source):
-        formula, before, after = (
-            match[0],
-            source[: match.start()],
-            source[match.end() :],
-        )
-        # what the page must show: "\\\\" at the end of a line becomes "\\", which GitHub repairs; indents go
-        shown = re.sub(
-            r"^[ \t]+",
-            "",
-            re.sub(r"\\\\[ \t]*$", r"\\", formula, flags=re.M),
-            flags=re.M,
-        )
+        formula = match[0]
+        before = source[: match.start()]
+        after = source[match.end() :]
+        dollars += formula.count("$")
+
+        # "\\\\" at the end of a line becomes "\\", which GitHub repairs; indents go
+        shown = re.sub(r"\\\\[ \t]*$", r"\\", formula, flags=re.MULTILINE)
+        shown = re.sub(r"^[ \t]+", "", shown, flags=re.MULTILINE)
         at = page.text.find(shown, place)
-        place = max(place, at + len(shown))
-        checks = {
-            "changed by the Markdown parser": at < 0,
-            "a macro that GitHub does not allow": re.search(NOT_ON_GITHUB, formula),
-        }
+        if at < 0:
+            found.append(("changed by the Markdown parser", formula))
+        else:
+            place = at + len(shown)
+        if NOT_ON_GITHUB.search(formula):
+            found.append(("a macro that GitHub does not allow", formula))
+
         if match["inline"]:
-            checks["no blank before $"] = before and before[-1] not in " \n\t(|"
-            checks["a letter or digit after $"] = re.match(r"\w", after)
-            checks["a blank inside $"] = match["inline"] != match["inline"].strip()
+            if before and before[-1] not in " \n\t(|":
+                found.append(("no blank before $", formula))
+            if re.match(r"\w", after):
+                found.append(("a letter or digit after $", formula))
+            if match["inline"] != match["inline"].strip():
+                found.append(("a blank inside $", formula))
         else:
             alone = re.search(r"(?:^|\n\n)$", before) and re.match(r"\n\n|\n?$", after)
-            checks["$$ without an empty line around it"] = not alone
-        found += [
-            (before.count("\n") + 1, problem, formula)
-            for problem, bad in checks.items()
-            if bad
-        ]
-    if source.count("$") != sum(m[0].count("$") for m in FORMULA.finditer(source)):
-        found.append((0, "a $ without its pair", ""))
+            if not alone:
+                found.append(("$$ without an empty line around it", formula))
+    if source.count("$") != dollars:
+        found.append(("a $ without its pair", ""))
     return found
-
-
-def anchors(text):
-    """Returns the equation anchors a text names: a list."""
-    return re.findall(r"\beq-[a-z0-9]+(?:-[a-z0-9]+)*", text)
-
-
-def cells(notebook):
-    """Returns the source of all cells of a notebook, as one text."""
-    return "\n".join(
-        "".join(cell["source"])
-        for cell in json.loads((ROOT / notebook).read_text("utf-8"))["cells"]
-    )
-
-
-DEFINED = re.findall(r'<a id="(eq-[^"]+)"></a>\n\n\$\$', THEORY)
-CITING = {
-    "theory.md": lambda: re.findall(r"\]\(#([^)]+)\)", THEORY),
-    "VAE.ipynb": lambda: anchors(cells("VAE.ipynb")),
-    "RealNVP.ipynb": lambda: anchors(cells("RealNVP.ipynb")),
-    "report/main.typ": lambda: anchors((ROOT / "report/main.typ").read_text("utf-8")),
-}
 
 
 def test_formulas_survive_github():
@@ -155,94 +111,77 @@ def test_formulas_survive_github():
         ("so $a is", "pair"),
     ],
 )
-def test_the_check_finds(source, problem):
-    assert any(problem in found for _, found, _ in problems(source)), problems(source)
+def test_what_github_breaks_is_found(source, problem):
+    assert any(problem in found for found, _ in problems(source)), problems(source)
 
 
-def test_the_check_lets_pass():
-    assert (
-        problems(
-            "a `$` and $x \\in \\lbrace 0, 1 \\rbrace^d$ .\n\n$$\na _{i} \\\\\nb\n$$\n"
-        )
-        == []
-    )
+def test_what_github_shows_passes():
+    inline = "a `$` and $x \\in \\lbrace 0, 1 \\rbrace^d$ .\n\n"
+    assert problems(inline + "$$\na _{i} \\\\\nb\n$$\n") == []
 
 
-def test_anchors_are_unique_and_before_a_formula():
+# anchors and sources
+
+
+def anchors(text):
+    return re.findall(r"\beq-[a-z0-9]+(?:-[a-z0-9]+)*", text)
+
+
+def text_of(name):
+    if name.endswith(".ipynb"):
+        return "\n".join("".join(cell["source"]) for cell in nb.cells(name))
+    return (nb.ROOT / name).read_text("utf-8")
+
+
+DEFINED = re.findall(r'<a id="(eq-[^"]+)"></a>\n\n\$\$', THEORY)
+
+
+def test_every_anchor_is_one_formulas():
     assert len(DEFINED) == len(set(DEFINED)) == THEORY.count("<a id=") > 20
 
 
-@pytest.mark.parametrize("citing", CITING)
-def test_every_cited_anchor_exists(citing):
-    cited = CITING[citing]()
-    assert len(cited) > 4 and set(cited) <= set(DEFINED), set(cited) - set(DEFINED)
+@pytest.mark.parametrize(
+    "name", ["theory.md", "VAE.ipynb", "RealNVP.ipynb", "report/main.typ"]
+)
+def test_every_cited_equation_exists(name):
+    cited = anchors(text_of(name))
+    assert len(cited) > 4
+    assert set(cited) <= set(DEFINED)
+
+
+def sources():
+    """Returns what theory.md lists: (authors as they are cited, year, title)."""
+    found = []
+    for authors, year, title in re.findall(
+        r"^- (.+?) \((\d{4})\)\. (.+?)\. \*",
+        THEORY.partition("## مراجع")[2],
+        flags=re.MULTILINE,
+    ):
+        family = re.findall(r"(?:^|, (?:& )?)([^\W\d_-][^,]+), [A-ZÅ]", authors)
+        names = " & ".join(family)
+        if len(family) > 2:
+            names = f"{family[0]} et al."
+        found.append((names, year, title))
+    return found
 
 
 def test_every_source_is_listed_once_and_cited():
-    text, _, listed = THEORY.partition("## مراجع")
-    entries = re.findall(r"^- (.+?) \((\d{4})\)\.", listed, flags=re.M)
-    names = []
-    for authors, year in entries:
-        family = re.findall(r"(?:^|, (?:& )?)([^\W\d_-][^,]+), [A-ZÅ]", authors)
-        names.append(
-            (
-                family[0]
-                + (
-                    " et al."
-                    if len(family) > 2
-                    else "".join(f" & {f}" for f in family[1:])
-                ),
-                year,
-            )
-        )
+    text = THEORY.partition("## مراجع")[0]
     cited = re.findall(r"([^\W\d_]+\s(?:et\sal\.|&\s[^\W\d_]+)),\s(\d{4})", text)
-    assert sorted(names) == sorted(
-        {(" ".join(who.split()), year) for who, year in cited}
-    )
+    cited = {(" ".join(names.split()), year) for names, year in cited}
+    listed = [(names, year) for names, year, _ in sources()]
+    assert len(listed) > 10
+    assert sorted(listed) == sorted(cited)
 
 
 def test_the_report_has_every_source_of_theory():
-    bib = (
-        (ROOT / "report/refs.bib")
-        .read_text("utf-8")
-        .replace("{", "")
-        .replace("}", "")
-        .lower()
-    )
-    titles = re.findall(
-        r"^- .+? \(\d{4}\)\. (.+?)\. \*", THEORY.partition("## مراجع")[2], flags=re.M
-    )
-    assert len(titles) > 15
-    assert [title for title in titles if f"title={title.lower()}" not in bib] == []
+    bib = (nb.ROOT / "report/refs.bib").read_text("utf-8").lower()
+    bib = bib.replace("{", "").replace("}", "")
+    for _, _, title in sources():
+        assert f"title={title.lower()}" in bib
 
 
-def other_terms(text):
-    """Returns the terms of ONE_TERM that a Persian text uses beside the one that is agreed on: a list."""
-    return [
-        (found[0], term)
-        for pattern, term in ONE_TERM.items()
-        for found in re.finditer(pattern, text)
-    ]
-
-
-def test_one_term_for_one_thing():
-    assert other_terms(THEORY) == []
-
-
-@pytest.mark.parametrize(
-    "text",
-    """تصویر دوتایی|تقریب پسین|خطای بازسازی|تابع خطا|تابع هدف|درست‌نمایی لگاریتمی|بیت بر بعد|متغیر پنهان|رمزگشا
-       میانگین کد|زیر $q$|زیر q|تصادف به ε منتقل می‌شود|نات‌های بیشتری می‌پردازد|جوهر|نقطه‌ای مانا|سنجیدنی|میله‌ها
-       سرعت هم‌گرایی|تبدیلی خطی|از اولی کمتر""".replace("\n", "|").split("|"),
-)
-def test_other_terms_are_found(text):
-    assert len(other_terms(text)) == 1
-
-
-def test_agreed_terms_are_not_found():
-    agreed = "زمان، توانا، همان‌اند، کدگذار و کدگشا، عدد تصادفی، زیر آستانه، پسین تقریبی، بیت بر بُعد، نگاشت خطی"
-    assert other_terms(agreed) == []
-
-
-def test_it_is_persian_text_with_persian_letters():
-    assert not re.search("[يك٠-٩]", THEORY)  # Arabic letters and digits that look alike
+@pytest.mark.parametrize("name", ["theory.md", "report/main.typ"])
+def test_it_is_persian_with_persian_letters(name):
+    """Arabic letters and digits look alike, and no search finds them."""
+    assert not re.search("[يك٠-٩]", text_of(name))

@@ -580,6 +580,27 @@ def test_training_lowers_the_loss_and_repeats_itself(flow, images):
     assert first[3]["test_bits_per_dim"] < first[0]["test_bits_per_dim"] - 0.05
 
 
+def test_the_gradient_of_a_step_is_its_own(flow, images):
+    """…and not added to those of the steps before: of a sum of weights it is 1."""
+    flow.BATCH = 200
+    model = small_flow(flow)
+    clip = flow.clip_grad_norm_
+    gradients = []
+
+    def look(parameters, *args, **options):
+        parameters = list(parameters)
+        gradients.extend(p.grad.unique().tolist() for p in parameters)
+        return clip(parameters, *args, **options)
+
+    def bits_per_dim(batch):
+        return sum(p.sum() for p in model.parameters()).expand(len(batch))
+
+    flow.clip_grad_norm_ = look
+    model.bits_per_dim = bits_per_dim
+    flow.train(model, images, {}, 1)
+    assert gradients == [pytest.approx([1.0])] * len(gradients)
+
+
 @pytest.mark.parametrize("n, epochs", [(1, 1), (5, 1), (1, 5), (7, 1)])
 def test_training_takes_any_number_of_steps(flow, images, n, epochs):
     flow.BATCH = 2

@@ -64,7 +64,7 @@ def is_committed(path):
     return before is None or before == (ROOT / path).read_bytes()
 
 
-def check_clean(run_cells):
+def check_one_run(run_cells):
     """Asserts that code cells (JSON) were run once, in order, without complaint."""
     counts = [cell["execution_count"] for cell in run_cells]
     assert counts == list(range(1, len(run_cells) + 1))
@@ -72,10 +72,15 @@ def check_clean(run_cells):
         for out in cell["outputs"]:
             assert out["output_type"] != "error", out
             assert out.get("name") != "stderr", out
-            # of a progress bar the last state is left, and no control characters
+
+
+def check_tidy(run_cells):
+    """Asserts that of a progress bar the last state is left, and no times of cells."""
+    for cell in run_cells:
+        assert "execution" not in cell["metadata"]
+        for out in cell["outputs"]:
             text = "".join(out.get("text", ""))
             assert not any(sign in text for sign in "\r\x1b\b"), text
-        assert "execution" not in cell["metadata"]
 
 
 def saved(text):

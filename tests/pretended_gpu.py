@@ -10,6 +10,7 @@ tensor there that goes to NumPy.
 """
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
 # an existing name, for which autograd asks no driver
@@ -130,8 +131,24 @@ def run(func, args, kwargs):
     return result
 
 
+def set_data(parameter, value):
+    """parameter.data = value, where the value may be on the other device, as it may
+    with a GPU; here the parameter stays where it is, until it is moved."""
+    if not isinstance(parameter, There):
+        value = to_here(value)
+    torch.Tensor.data.__set__(parameter, value)
+
+
 class PretendedGpu(TorchDispatchMode):
     """While it is entered, tensors can be made on DEVICE."""
+
+    def __enter__(self):
+        nn.Parameter.data = property(torch.Tensor.data.__get__, set_data)
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        del nn.Parameter.data
+        super().__exit__(*error)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return run(func, args, kwargs or {})

@@ -7,8 +7,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import matplotlib.pyplot as plt
 import nb
@@ -403,6 +405,28 @@ def test_a_cell_that_fails_is_named_and_the_notebook_kept(tmp_path):
     assert "ZeroDivisionError: division by zero" in log
     assert "\x1b" not in log
     assert (tmp_path / "VAE.ipynb").read_bytes() == before
+
+
+def test_a_python_that_dies_is_said_without_a_traceback(tmp_path):
+    process = tiny(tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    assert process.wait() == 1
+    log = (tmp_path / "log.txt").read_text("utf-8")
+    assert "Python ended, perhaps for want of memory, in cell 1 of 1" in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is another thing there")
+def test_ctrl_c_stops_without_a_traceback(tmp_path):
+    process = tiny(tmp_path, "import time\nprint('sleeping')\ntime.sleep(600)")
+    deadline = time.monotonic() + 60
+    while "sleeping" not in (tmp_path / "log.txt").read_text("utf-8"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 1
+    log = (tmp_path / "log.txt").read_text("utf-8")
+    assert "VAE.ipynb was stopped in cell 1 of 1: A section" in log
+    assert "Traceback" not in log
 
 
 def test_a_notebook_saved_by_somebody_else_meanwhile_is_kept(tmp_path):

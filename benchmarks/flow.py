@@ -88,16 +88,12 @@ ROWS = {  # what is read: its options, see `networks` and `trained`
     "no ink": {"inks": 0},
     "no dense path": {"dense": False},
     "14 x 14 cells everywhere": {"cells": [2, 2, 2, 2]},
-    "7 x 7 cells everywhere": {"cells": [4, 4, 4, 4]},
     "a learned number for each cell": {"place": True},
     "a scale and a shift for each pixel": {"affine": True},
     "two residual blocks": {"blocks": 2},
-    "fully connected": {"convolutions": False},
-    "without Bend": {"bend": False},
     "one rate for all parameters": {"parameters": {"PIXEL_RATE": 1.0}},
     "batch 32": {"parameters": {"BATCH": 32}},
     "batch 128": {"parameters": {"BATCH": 128}},
-    "peak rate 5e-3": {"parameters": {"LR": 5e-3}},
 }
 
 
@@ -123,21 +119,17 @@ def convolutional(nb, cell, inks=2, dense=True, place=False, affine=False, block
     return net.to(memory_format=torch.channels_last)
 
 
-def networks(nb, convolutions=True, cells=(2, 2, 4, 4), **change):
+def networks(nb, cells=(2, 2, 4, 4), **change):
     """Returns the networks of a row, one for each of the four pairs."""
-    if not convolutions:
-        return [nb["FullyConnected"](392, nb["HIDDEN"]) for _ in cells]
     return [convolutional(nb, cell, **change) for cell in cells]
 
 
-def trained(nb, images, seed=0, bend=True, parameters=None, **change):
+def trained(nb, images, seed=0, parameters=None, **change):
     """Trains the flow of a row; returns it with its cost, TFLOP an image."""
     nb.update(parameters or {})
     torch.manual_seed(seed)
     gaussianize = nb["Gaussianize"](images, nb["HISTOGRAM_STRENGTH"])
-    elementwise = [gaussianize]
-    if bend:
-        elementwise.append(nb["Bend"](nb["zero_edge"](gaussianize)))
+    elementwise = [gaussianize, nb["Bend"](nb["zero_edge"](gaussianize))]
     nets = networks(nb, **change)
     model = nb["RealNVP"](elementwise, nb["checkerboard"](), nets)
     cost = tflop_per_image(model, images)

@@ -1,7 +1,8 @@
-"""What the choices of VAE.ipynb buy, measured in one run.
+"""What the choices of VAE.ipynb cost and buy, measured.
 
-`python benchmarks/vae.py` compares speeds, as ratios: two minutes on 2 cores.
-`python benchmarks/vae.py --ablations` trains without one choice at a time, on held-out images: 10 minutes.
+python benchmarks/vae.py              cost and speed: two minutes on 2 cores
+python benchmarks/vae.py --ablations  trains with one choice changed at a time, on
+                                      held-out images: a quarter of an hour
 """
 
 import contextlib
@@ -11,11 +12,15 @@ import time
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision import datasets, transforms
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-from conftest import load_definitions  # noqa: E402
+import nb  # noqa: E402
+
+HELD_OUT = 10_000  # the last training images
 
 
 def quiet(function, *args):
@@ -34,94 +39,156 @@ def seconds(function, repeats=3):
     return min(times[1:])
 
 
-def matmul_rate(n=2048, repeats=10):
-    """Returns the float32 matrix-product rate, FLOP/s: the best of `repeats` products of n x n."""
+def flops(function):
+    """Returns the floating-point operations of the matrix products in function()."""
+    with FlopCounterMode(display=False) as counter:
+        quiet(function)
+    return counter.get_total_flops()
+
+
+def matmul_rate(n=2048):
+    """Returns the float32 matrix-product rate, FLOP/s, for matrices of n x n."""
     a = torch.randn(n, n)
-    return 2 * n**3 / seconds(lambda: (a @ a).sum().item(), repeats)
+    return 2 * n**3 / seconds(lambda: a @ a, repeats=10)
 
 
-def forward_flops(net):
-    """Returns the FLOPs of one forward pass of one example through the linear layers of `net`."""
-    return sum(2 * layer.weight.numel() for layer in net.modules() if isinstance(layer, torch.nn.Linear))
-
-
-def speeds(vae):
-    torch.manual_seed(0)
-    images, _ = vae["load_mnist"](ROOT / "data", train=False)
-    x_mean = images.float().mean(0) / 255
-    model, whole = vae["VAE"](vae["Z_DIM"], x_mean), vae["VAE"](vae["Z_DIM"])  # `whole` has no margin
-    x, batch = vae["binarize"](images), vae["BATCH"]
-
-    # reading an epoch: one uint8 tensor, binarized a batch at a time, against DataLoader with per-image transforms
-    dataset = datasets.MNIST(ROOT / "data", train=False, transform=transforms.ToTensor())
-    loader = torch.utils.data.DataLoader(dataset, batch_size=batch, shuffle=True)
-
-    def by_tensor():
-        for index in torch.randperm(len(images)).split(batch):
-            vae["binarize"](images[index])
+def reading(vae, images):
+    """Prints how long an epoch's reading takes, two ways."""
+    dataset = datasets.MNIST(
+        ROOT / "data", train=False, transform=transforms.ToTensor()
+    )
+    loader = torch.utils.data.DataLoader(dataset, vae["BATCH"], shuffle=True)
 
     def by_loader():
         for pixels, _ in loader:
             torch.bernoulli(pixels)
 
-    print(f"reading: DataLoader takes {seconds(by_loader, 1) / seconds(by_tensor):.0f} times as long as one tensor")
+    def by_tensor():
+        for index in torch.randperm(len(images)).split(vae["BATCH"]):
+            vae["binarize"](images[index])
 
-    def step(model):
+    ratio = seconds(by_loader, repeats=1) / seconds(by_tensor)
+    print(f"reading: DataLoader takes {ratio:.0f} times as long as one tensor")
+
+
+def costs(vae):
+    """Prints what the notebook's parts cost, in TFLOP, and how fast they run."""
+    torch.manual_seed(0)
+    images = vae["load_mnist"](ROOT / "data", train=False)
+    reading(vae, images)
+
+    batch = vae["BATCH"]
+    x = vae["binarize"](images)
+    model = vae["VAE"](vae["Z_DIM"], images.float().mean(0) / 255)
+    rate = matmul_rate()
+    print(f"matrix products: {rate / 1e9:.0f} GFLOP/s")
+
+    def step(model, loss):
         model.zero_grad()
-        vae["nelbo_loss"](model, x[:batch]).backward()
+        loss(model, x[:batch]).backward()
 
-    # pixels of the margin, with a constant probability, against a decoder of all 784
-    few = x[:32]
-    steps = [seconds(lambda m=m: [step(m) for _ in range(20)]) for m in (model, whole)]
-    print(f"training: without the margin's saving a step takes {steps[1] / steps[0]:.2f} times as long")
-    part_e = [seconds(lambda m=m: vae["repeated_bounds"](m, few, [150], 10)) for m in (model, whole)]
-    print(f"part e: without the margin's saving it takes {part_e[1] / part_e[0]:.2f} times as long")
+    def ten_steps():
+        for _ in range(10):
+            step(model, vae["nelbo_loss"])
 
-    # one pass of 150 samples serves m = 5, 50 and 150; against one pass for each
-    passes = sum(seconds(lambda iw=iw: vae["repeated_bounds"](model, few, [iw], 10)) for iw in (5, 50, 150))
-    one_pass = seconds(lambda: vae["repeated_bounds"](model, few, [5, 50, 150], 10))
-    print(f"part e: a pass for each m takes {passes / one_pass:.2f} times as long as one pass for all")
+    def part_e():
+        # the first image of 2e: all its samples
+        samples = vae["REPEATS"] * max(vae["IWAE_M"])
+        vae["draw_log_weights"](model, x[:1], samples)
 
-    flops, rate = forward_flops(model.decoder) * 150 * 10 * len(few), matmul_rate()
-    print(f"part e: {flops / part_e[0] / rate:.0%} of the machine's matrix-product rate, {rate / 1e9:.0f} GFLOP/s")
-    # forward, gradient by inputs, gradient by weights; the decoder runs twice, for z and its mirror image
-    flops = 3 * (forward_flops(model) + forward_flops(model.decoder)) * batch * 20
-    print(f"training: {flops / steps[0] / rate:.0%} of it")
+    def evaluation():
+        vae["evaluate"](model, x)
 
-
-def ablations(epochs=10, images_for_nll=2000, samples=200):
-    """Prints the negative ELBO of 10,000 held-out images, and -log p(x) of some, without one choice at a time."""
-    choices = {  # name: what changes in the notebook
-        "as it is": {},
-        "one sample of z, not a pair": {"nelbo_loss": lambda model, x: model.negative_elbo_bound(x)[0]},
-        "one learning rate for all layers": {"LR_SHARES": {}},
-        "no weight decay": {"WEIGHT_DECAY": 0.0},
-        "last bias 0, inputs not centred": {},
+    n, n_test, epochs = vae["N_TRAIN"], vae["N_TEST"], vae["EPOCHS"]
+    shares = n_test / len(x)
+    small = vae["AutoregressiveVAE"](vae["Z_DIM"])
+    ar_step = flops(lambda: step(small, vae["nelbo_loss"])) / batch
+    vae_step = flops(ten_steps) / 10 / batch
+    trainings = 2 * vae_step + 2 * vae["EXTRA_SEEDS"] * ar_step
+    points = vae["GRID_POINTS"] ** 2 * 1.25  # the coarser grid, too
+    decoder = flops(lambda: model.dec(torch.zeros(1, vae["Z_DIM"])))
+    tightness = (points + 50 * vae["TIGHTNESS_SAMPLES"]) * decoder
+    parts = {
+        "training": n * epochs * vae_step,
+        "curves": 2 * (epochs + 1) * shares * flops(evaluation),
+        "part 2e": n_test * flops(part_e) + vae["REPEATS"] * shares * flops(evaluation),
+        "extra": n * vae["EXTRA_EPOCHS"] * trainings + tightness,
     }
-    print(f"{'held-out images, ' + str(epochs) + ' epochs, nats':<36}{'nelbo':>8}{'nll':>8}{'training':>9}")
-    for name, change in choices.items():
-        vae = load_definitions("VAE.ipynb")
-        vae.update(change)
-        images, _ = vae["load_mnist"](ROOT / "data", train=True)
-        images, held_out = images[:-10_000], images[-10_000:]
-        x = vae["binarize"](held_out, torch.Generator().manual_seed(0))
-        torch.manual_seed(0)
-        model = vae["VAE"](vae["Z_DIM"], images.float().mean(0) / 255)
-        if name.startswith("last bias"):
-            model.decoder.last.bias.data.zero_()
-            model.x_mean.zero_()
-        start = time.perf_counter()
-        quiet(vae["train"], model, images, {}, epochs, vae["nelbo_loss"])
-        spent = time.perf_counter() - start
-        torch.manual_seed(0)
-        nelbo = torch.tensor([vae["evaluate"](model, x)["nelbo"] for _ in range(5)]).mean()
-        with torch.no_grad():
-            nll = model.negative_iwae_bound(x[:images_for_nll], samples)[0]
-        print(f"{name:<36}{nelbo:>8.2f}{nll:>8.2f}{spent:>7.0f} s", flush=True)
+    for name, cost in parts.items():
+        print(f"{name:<10}{cost / 1e12:>6.1f} TFLOP")
+    print(f"{'total':<10}{sum(parts.values()) / 1e12:>6.1f} TFLOP")
+
+    for name, function in (("training", ten_steps), ("part 2e", part_e)):
+        spent = seconds(function)
+        share = flops(function) / spent / rate
+        print(f"{name}: {share:.0%} of the rate of matrix products")
+
+
+class PlainNet(torch.nn.Module):
+    """The notebook's ResidualNet without the paths around its blocks."""
+
+    def __init__(self, n_in, width, n_out):
+        super().__init__()
+        self.first = torch.nn.Linear(n_in, width)
+        self.block1 = torch.nn.Linear(width, width)
+        self.block2 = torch.nn.Linear(width, width)
+        self.last = torch.nn.Linear(width, n_out)
+
+    def forward(self, x):
+        h = F.silu(self.first(x))
+        h = F.silu(self.block1(h))
+        h = F.silu(self.block2(h))
+        return self.last(h)
+
+
+def one_sample(model, x):
+    """The plainest loss: the negative ELBO by one sample of z."""
+    return model.negative_elbo_bound(x)[0]
+
+
+CHANGES = {  # what is said of it: what changes in the notebook's names
+    "as it is": {},
+    "one sample of z, not a pair": {"nelbo_loss": one_sample},
+    "one learning rate, 5e-3": {"ENC_LR": 5e-3, "DEC_LR": 5e-3},
+    "no weight decay": {"WEIGHT_DECAY": 0.0},
+    "no residual paths": {"ResidualNet": PlainNet},
+    "last bias 0, inputs not centred": {},
+    "decoder's width 160": {"DEC_WIDTH": 160},
+    "decoder's width 240": {"DEC_WIDTH": 240},
+}
+
+
+def ablation(name, epochs, images_for_nll=2000, samples=200):
+    """Prints what a training with one choice changed reaches on held-out images."""
+    vae = nb.load("VAE.ipynb")
+    vae.update(CHANGES[name])
+    images = vae["load_mnist"](ROOT / "data", train=True)
+    x = vae["binarize"](images[-HELD_OUT:], torch.Generator().manual_seed(0))
+    images = images[:-HELD_OUT]
+
+    torch.manual_seed(0)
+    model = vae["VAE"](vae["Z_DIM"], images.float().mean(0) / 255)
+    if name.startswith("last bias"):
+        model.decoder.last.bias.data.zero_()
+        model.x_mean.zero_()
+    start = time.perf_counter()
+    quiet(vae["train"], model, images, {}, epochs, vae["nelbo_loss"])
+    spent = time.perf_counter() - start
+
+    torch.manual_seed(0)
+    nelbo = [vae["evaluate"](model, x)["nelbo"] for _ in range(5)]
+    with torch.no_grad():
+        nll, _, _ = model.negative_iwae_bound(x[:images_for_nll], samples)
+    print(f"{name:<36}{sum(nelbo) / 5:>8.2f}{nll:>8.2f}{spent:>7.0f} s", flush=True)
 
 
 if __name__ == "__main__":
     if "--ablations" in sys.argv[1:]:
-        ablations()
+        # python benchmarks/vae.py --ablations [epochs] [names]
+        epochs = int(sys.argv[2]) if len(sys.argv) > 2 else 10
+        print(f"{'held-out images, nats, epochs: ' + str(epochs):<36}", end="")
+        print(f"{'nelbo':>8}{'nll':>8}{'training':>9}")
+        for name in sys.argv[3:] or CHANGES:
+            ablation(name, epochs)
     else:
-        speeds(load_definitions("VAE.ipynb"))
+        costs(nb.load("VAE.ipynb"))

@@ -105,7 +105,6 @@ def runs(tmp_path_factory):
                 MPLBACKEND="agg",
                 PYTHONIOENCODING="cp1252",
                 PYTHONOPTIMIZE="1",
-                PYTHONWARNINGS="error",
             ),
         )
     }

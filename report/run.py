@@ -66,18 +66,20 @@ class ShownClient(NotebookClient):
             record_timing=False,
             resources={"metadata": {"path": str(folder)}},
             on_notebook_start=leave_ctrl_c_alone,
+            on_cell_execute=self.show_place,
         )
         self.name = name
         self.place = "its start"
 
+    def show_place(self, cell, cell_index):
+        """Shows which cell starts; nbclient calls this."""
+        self.place = place(self.nb, cell_index)
+        print(f"{self.name}, {self.place}", flush=True)
+
     def process_message(self, msg, cell, cell_index):
-        """Shows what arrives while a cell runs; nbclient calls this."""
-        content = msg["content"]
-        if msg["msg_type"] == "execute_input":
-            self.place = place(self.nb, cell_index)
-            print(f"{self.name}, {self.place}", flush=True)
-        elif msg["msg_type"] == "stream":
-            print(content["text"], end="", flush=True)
+        """Shows what a cell prints, as it comes; nbclient calls this."""
+        if msg["msg_type"] == "stream":
+            print(msg["content"]["text"], end="", flush=True)
         return super().process_message(msg, cell, cell_index)
 
 

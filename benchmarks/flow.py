@@ -55,31 +55,6 @@ class Zero(nn.Module):
         return f.new_zeros(len(f), 1, 7, 7)
 
 
-class Place(nn.Module):
-    """Adds a learned number to each cell and channel."""
-
-    def __init__(self, channels, side):
-        super().__init__()
-        self.place = nn.Parameter(torch.zeros(channels, side, side))
-
-    def forward(self, h):
-        return h + self.place
-
-
-class Last(nn.Module):
-    """The last convolution, and a scale and a shift for each pixel's h^s and h^t."""
-
-    def __init__(self, last, side):
-        super().__init__()
-        self.last = last
-        self.weight = last.weight
-        self.scale = nn.Parameter(torch.ones(last.out_channels, side, side))
-        self.shift = nn.Parameter(torch.zeros(last.out_channels, side, side))
-
-    def forward(self, h):
-        return self.scale * self.last(h) + self.shift
-
-
 ROWS = {  # what is read: its options, see `networks` and `trained`
     "as it is": {},
     "as it is, seed 1": {"seed": 1},
@@ -87,21 +62,20 @@ ROWS = {  # what is read: its options, see `networks` and `trained`
     "one ink": {"inks": 1},
     "no ink": {"inks": 0},
     "no dense path": {"dense": False},
+    "no numbers of cells and pixels": {"own": False},
     "14 x 14 cells everywhere": {"cells": [2, 2, 2, 2]},
-    "a learned number for each cell": {"place": True},
-    "a scale and a shift for each pixel": {"affine": True},
+    "14 x 14 cells in the first pair only": {"cells": [2, 4, 4, 4]},
     "two residual blocks": {"blocks": 2},
     "one rate for all parameters": {"parameters": {"PIXEL_RATE": 1.0}},
-    "batch 32": {"parameters": {"BATCH": 32}},
+    "batch 64": {"parameters": {"BATCH": 64}},
     "batch 128": {"parameters": {"BATCH": 128}},
 }
 
 
-def convolutional(nb, cell, inks=2, dense=True, place=False, affine=False, blocks=1):
+def convolutional(nb, cell, inks=2, dense=True, own=True, blocks=1):
     """Returns the notebook's network for cells of cell x cell pixels, changed."""
     channels = nb["CHANNELS"] * cell // 2
     units = nb["UNITS"] * cell // 2
-    side = 28 // cell
     net = nb["Convolutional"](392, cell, channels, units)
     if inks < 2:
         net.ink = OneInk(392) if inks else NoInk()
@@ -110,10 +84,10 @@ def convolutional(nb, cell, inks=2, dense=True, place=False, affine=False, block
         net.whole = nb["Whole"](maps * 392, units, channels)
     if not dense:
         net.whole = Zero()
-    if place:
-        net.local = nn.Sequential(net.local, Place(channels, side))
-    if affine:
-        net.last = Last(net.last, side)
+    if not own:
+        # they stay as they start, and change nothing
+        for parameter in (net.place, net.scale, net.shift):
+            parameter.requires_grad_(False)
     if blocks == 2:
         net.block = nn.Sequential(net.block, nb["Residual"](channels))
     return net.to(memory_format=torch.channels_last)

@@ -155,6 +155,11 @@ CHANGES = {  # what is said of it: what changes in the notebook's names
     "last bias 0, inputs not centred": {},
     "decoder's width 160": {"DEC_WIDTH": 160},
     "decoder's width 240": {"DEC_WIDTH": 240},
+    "batches of 64": {"BATCH": 64},
+    "batches of 192": {"BATCH": 192},
+    "weight decay 0.03": {"WEIGHT_DECAY": 0.03},
+    "weight decay 0.1": {"WEIGHT_DECAY": 0.1},
+    "both rates times 0.7": {"ENC_LR": 2e-3, "DEC_LR": 5e-3},
 }
 
 

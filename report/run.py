@@ -187,6 +187,12 @@ def main():
             run(name, out / name, SMALL[name] | {"OUT": str(out)})
         else:
             run(name, ROOT / name, {})
+
+    if args.quick:
+        for name in SMALL:
+            if not (out / name).exists():
+                print(f"The report is not built: it needs a quick run of {name}, too.")
+                sys.exit()
     sys.exit(subprocess.run(build).returncode)
 
 

@@ -264,6 +264,12 @@ def unpack(image):
     "the flipped half unpacked like the unflipped": Edit(
         "Convolutional", r"\.flip\(2\)", ""
     ),
+    "one scale and one shift for all pixels": Edit(
+        "Convolutional",
+        r"self\.scale \* h \+ self\.shift",
+        "self.scale.mean() * h + self.shift.mean()",
+    ),
+    "cells that do not know their place": Edit("Convolutional", r" \+ self\.place", ""),
     "s without a bound": """
 def bounded(s):
     return s

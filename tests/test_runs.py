@@ -147,6 +147,19 @@ def test_a_quick_run_ends_well_and_shows_where_it_is(runs):
     assert re.search(r"^ *\d+%\|", log, flags=re.MULTILINE)
 
 
+def test_a_quick_run_of_one_notebook_builds_no_report(tmp_path, monkeypatch, capsys):
+    """The other notebook's numbers would be missing, and Typst would say it badly."""
+    runner = load_runner(nb.ROOT)
+    monkeypatch.setattr(runner, "run", lambda name, target, values: target.touch())
+    command = ["run.py", "--quick", "--out", str(tmp_path), "RealNVP.ipynb"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as end:
+        runner.main()
+    assert not end.value.code
+    assert "needs a quick run of VAE.ipynb" in capsys.readouterr().out
+    assert not (tmp_path / "report.pdf").exists()
+
+
 def test_a_quick_run_writes_to_its_own_folder_only(runs):
     folder, _, _ = runs["quick"]
     for pattern in ("*.ipynb", "report/*.pdf", "report/figures/*", "report/results/*"):

@@ -67,7 +67,7 @@ ROWS = {  # what is read: its options, see `networks` and `trained`
     "14 x 14 cells in the first pair only": {"cells": [2, 4, 4, 4]},
     "two residual blocks": {"blocks": 2},
     "one rate for all parameters": {"parameters": {"PIXEL_RATE": 1.0}},
-    "batch 64": {"parameters": {"BATCH": 64}},
+    "batch 32": {"parameters": {"BATCH": 32}},
     "batch 128": {"parameters": {"BATCH": 128}},
 }
 

@@ -1,31 +1,29 @@
 """What each part of the flow's networks s and t is worth, on held-out images.
 
-    python benchmarks/flow.py                     all rows: half an hour on 2 cores
-    python benchmarks/flow.py "one ink" "no ink"  these rows
+    python benchmarks/flow.py                        all rows: an hour on 2 cores
+    python benchmarks/flow.py "one ink" "no ink"     these rows
+    python benchmarks/flow.py --tflop 62 "as it is"  10 epochs, as the notebook
 
 Each row is RealNVP.ipynb's model with one change, trained with the same number of
-floating-point operations (BUDGET) on the first 50,000 training images, and measured on
-the last 10,000: bits/dim; and with SAMPLES samples, FD and sure (see samples.py). The
-test images are not touched. Rows that are done are kept in benchmarks/build/flow.jsonl,
-a table of all is printed at the end, and drawn to benchmarks/flow.svg. Delete that file
-to start afresh.
+floating-point operations (15 TFLOP, if nothing else is asked for) on the first 50,000
+training images, and measured on the last 10,000: bits/dim; and with 10,000 samples, FD
+and sure (see samples.py). The test images are not touched. Rows that are done are kept
+in benchmarks/build/flow N TFLOP.jsonl, and a table of them is printed; delete that file
+to start afresh. A run of all rows draws them to benchmarks/flow.svg.
 """
 
+import argparse
 import json
 import math
 import sys
 
 import matplotlib.pyplot as plt
 import torch
-from samples import BUILD, ROOT, features, frechet, tflop_per_image, trained_classifier
+from samples import BUILD, ROOT, SAMPLES, measured, tflop_per_image
 from torch import nn
 
 sys.path.insert(0, str(ROOT / "tests"))
 from nb import load  # noqa: E402
-
-BUDGET = 5.0  # TFLOP of each training
-SAMPLES = 5_000
-DONE = BUILD / "flow.jsonl"
 
 
 class NoInk(nn.Module):
@@ -55,17 +53,25 @@ class Zero(nn.Module):
         return f.new_zeros(len(f), 1, 7, 7)
 
 
-ROWS = {  # what is read: its options, see `networks` and `trained`
+ROWS = {  # what is read: its options, see `convolutional`, `build`, `trained`
     "as it is": {},
     "as it is, seed 1": {"seed": 1},
-    "as it is, seed 2": {"seed": 2},
     "one ink": {"inks": 1},
     "no ink": {"inks": 0},
     "no dense path": {"dense": False},
+    "no ink, no dense path": {"inks": 0, "dense": False},
     "no numbers of cells and pixels": {"own": False},
+    "no numbers of cells and pixels, seed 1": {"own": False, "seed": 1},
     "14 x 14 cells everywhere": {"cells": [2, 2, 2, 2]},
     "14 x 14 cells in the first pair only": {"cells": [2, 4, 4, 4]},
+    "14 x 14 and 7 x 7 cells in turn": {"cells": [2, 4, 2, 4]},
     "two residual blocks": {"blocks": 2},
+    "squares of 2 x 2 pixels for two pairs": {"squares": True},
+    "a Bend behind each coupling, too": {"behind": True},
+    "14 x 14 cells in the first pair only, and such Bends": {
+        "cells": [2, 4, 4, 4],
+        "behind": True,
+    },
     "one rate for all parameters": {"parameters": {"PIXEL_RATE": 1.0}},
     "batch 32": {"parameters": {"BATCH": 32}},
     "batch 128": {"parameters": {"BATCH": 128}},
@@ -93,56 +99,77 @@ def convolutional(nb, cell, inks=2, dense=True, own=True, blocks=1):
     return net.to(memory_format=torch.channels_last)
 
 
-def networks(nb, cells=(2, 2, 4, 4), **change):
-    """Returns the networks of a row, one for each of the four pairs."""
-    return [convolutional(nb, cell, **change) for cell in cells]
+def checkerboard_of_squares(nb):
+    """The order of the pixels for squares of 2 x 2: a colour, then the other, reversed.
+
+    Its halves are those that the notebook's grids of 4 x 4 cells can read.
+    """
+    cells = torch.arange(784).reshape(7, 4, 7, 4).transpose(1, 2)
+    i, j = torch.meshgrid(torch.arange(4) // 2, torch.arange(4) // 2, indexing="ij")
+    halves = []
+    for colour in range(2):
+        image = cells[:, :, (i + j) % 2 == colour]  # (7, 7, 8): eight pixels of a cell
+        halves.append(nb["from_grid"](image.permute(2, 0, 1)[None], 4).flatten())
+    return torch.cat([halves[0], halves[1].flip(0)])
 
 
-def trained(nb, images, seed=0, parameters=None, **change):
-    """Trains the flow of a row; returns it with its cost, TFLOP an image."""
-    nb.update(parameters or {})
-    torch.manual_seed(seed)
+def build(nb, images, cells=(2, 2, 4, 4), squares=False, behind=False, **change):
+    """Returns the untrained flow of a row."""
     gaussianize = nb["Gaussianize"](images, nb["HISTOGRAM_STRENGTH"])
     elementwise = [gaussianize, nb["Bend"](nb["zero_edge"](gaussianize))]
-    nets = networks(nb, **change)
-    model = nb["RealNVP"](elementwise, nb["checkerboard"](), nets)
+    nets = [convolutional(nb, cell, **change) for cell in cells]
+    order = nb["checkerboard"]()
+    model = nb["RealNVP"](elementwise, order, nets)
+    if squares:
+        # behind two pairs the order is the first again
+        other = order.argsort()[checkerboard_of_squares(nb)]
+        model.layers.insert(7, nb["Permute"](other))
+    if behind:
+        # the couplings are layers 3, 5, 7 and 9
+        for place in (10, 8, 6, 4):
+            model.layers.insert(place, nb["Bend"](torch.full((784,), -0.35)))
+    return model
+
+
+def trained(nb, images, tflop, seed=0, parameters=None, **change):
+    """Trains the flow of a row for `tflop`; returns it and its cost, TFLOP an image."""
+    nb.update(parameters or {})
+    torch.manual_seed(seed)
+    model = build(nb, images, **change)
     cost = tflop_per_image(model, images)
 
     # as many images, one epoch after another, as the budget pays for
-    count = round(BUDGET / cost)
+    count = round(tflop / cost)
     epochs = math.ceil(count / len(images))
     order = torch.cat([torch.randperm(len(images)) for _ in range(epochs)])
     nb["train"](model, images[order[:count]], {}, epochs=1)
     return model, cost
 
 
-def measured(name, net, target, images, held_out):
-    """Trains the row `name` and returns it, measured on `held_out`."""
+def trained_row(name, tflop, images, held_out):
+    """Trains the row `name` for `tflop`; returns it, measured on `held_out`."""
     # fresh definitions: a row may change a parameter
     nb = load("RealNVP.ipynb")
-    model, cost = trained(nb, images, **ROWS[name])
+    model, cost = trained(nb, images, tflop, **ROWS[name])
     generator = torch.Generator().manual_seed(0)
     u = torch.rand(held_out.shape, generator=generator)
     nll = nb["mean_nll"](model, held_out, u)
 
     torch.manual_seed(0)
-    samples = torch.cat([model.sample(500) for _ in range(SAMPLES // 500)]) / 255
-    found, sure = features(net, samples)
+    samples = torch.cat([model.sample(500) for _ in range(SAMPLES // 500)])
     return {
         "name": name,
         "weights": sum(p.numel() for p in model.parameters()),
         "mflop": 1e6 * cost,
         "bits_per_dim": nll / (784 * math.log(2)),
-        "fd": frechet(found, target),
-        "sure": (sure > 0.9).double().mean().item(),
-    }
+    } | measured(samples, held_out)
 
 
-def read_rows():
-    """Returns the rows that are done, {name: row}."""
+def read_rows(path):
+    """Returns the rows that are done and kept in `path`, {name: row}."""
     rows = {}
-    if DONE.exists():
-        for line in DONE.read_text("utf-8").splitlines():
+    if path.exists():
+        for line in path.read_text("utf-8").splitlines():
             row = json.loads(line)
             rows[row["name"]] = row
     return rows
@@ -162,7 +189,7 @@ def print_table(rows):
             print(f"| {row['sure']:.3f} |")
 
 
-def plot(rows):
+def plot(rows, tflop):
     """Draws FD against bits/dim of all rows to benchmarks/flow.svg."""
     fig, ax = plt.subplots(figsize=(6.3, 3.5), constrained_layout=True)
     # names stand left and right of their points in turn, so that fewer collide
@@ -183,26 +210,33 @@ def plot(rows):
         )
     ax.margins(x=0.35)
     ax.set(xlabel="bits/dim, held-out images", ylabel="FD of samples")
-    ax.set_title(f"every training costs {BUDGET:g} TFLOP; down and left is better")
+    ax.set_title(f"every training costs {tflop:g} TFLOP; down and left is better")
     fig.savefig(ROOT / "benchmarks/flow.svg", metadata={"Date": None})
 
 
-def main(names):
+def main(names, tflop):
     unknown = set(names) - set(ROWS)
     if unknown:
         raise SystemExit(f"rows are {', '.join(ROWS)}; got {', '.join(unknown)}")
     images = load("RealNVP.ipynb")["load_mnist"](ROOT / "data", train=True)
     images, held_out = images[:-10_000], images[-10_000:]
-    net = trained_classifier("held out")
-    target, _ = features(net, held_out / 255)
+    BUILD.mkdir(exist_ok=True)
+    kept = BUILD / f"flow {tflop:g} TFLOP.jsonl"
     for name in names or ROWS:
-        if name not in read_rows():
-            row = measured(name, net, target, images, held_out)
-            with DONE.open("a", encoding="utf-8") as file:
+        if name not in read_rows(kept):
+            row = trained_row(name, tflop, images, held_out)
+            with kept.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-    print_table(read_rows())
-    plot(read_rows())
+
+    rows = read_rows(kept)
+    print_table(rows)
+    if not names:
+        plot(rows, tflop)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--tflop", type=float, default=15.0)
+    arguments = parser.parse_args()
+    main(arguments.names, arguments.tflop)

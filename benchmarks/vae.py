@@ -104,8 +104,9 @@ def costs(vae):
     small = vae["AutoregressiveVAE"](vae["Z_DIM"])
     ar_step = flops(lambda: step(small, vae["nelbo_loss"])) / batch
     vae_step = flops(ten_steps) / 10 / batch
-    trainings = 2 * vae_step + 2 * vae["EXTRA_SEEDS"] * ar_step
-    points = vae["GRID_POINTS"] ** 2 * 1.25  # the coarser grid, too
+    # the 2-D model, two brief VAEs, and the autoregressive ones
+    trainings = 3 * vae_step + 2 * vae["EXTRA_SEEDS"] * ar_step
+    points = vae["GRID_POINTS"] ** 2 * 2  # two grids
     decoder = flops(lambda: model.dec(torch.zeros(1, vae["Z_DIM"])))
     tightness = (points + 50 * vae["TIGHTNESS_SAMPLES"]) * decoder
     parts = {

@@ -34,7 +34,11 @@ ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "report"
 SOURCES = ("main.typ", "template.typ", "refs.bib")
 # what the notebooks do not write, in report/ for every run
-BENCHMARKS = ("figures/realnvp_samples_plain.png", "results/samples.json")
+BENCHMARKS = (
+    "figures/realnvp_curves_plain.svg",
+    "figures/realnvp_samples_plain.png",
+    "results/samples.json",
+)
 LISTINGS = {  # listing -> notebook, then cells by their tag, definitions by their name
     "todo-2a": ("VAE.ipynb", "todo-2a"),
     "todo-2b": (

@@ -1,6 +1,6 @@
-"""The measures of benchmarks/samples.py."""
+"""The measures of benchmarks/samples.py, and what benchmarks/flow.py changes."""
 
-import importlib.util
+import importlib
 
 import nb
 import pytest
@@ -9,11 +9,16 @@ import torch
 
 @pytest.fixture(scope="module")
 def samples():
-    path = nb.ROOT / "benchmarks/samples.py"
-    spec = importlib.util.spec_from_file_location("samples", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(nb.ROOT / "benchmarks")
+        return importlib.import_module("samples")
+
+
+@pytest.fixture(scope="module")
+def parts():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(nb.ROOT / "benchmarks")
+        return importlib.import_module("flow")
 
 
 def test_frechet_is_the_distance_of_two_gaussians(samples):
@@ -31,10 +36,10 @@ def test_frechet_is_the_distance_of_two_gaussians(samples):
 
 def test_features_are_those_in_front_of_the_last_layer(samples):
     net = samples.classifier().eval()
-    images = torch.rand(1010, 784)
+    images = torch.randint(0, 256, (1010, 784), dtype=torch.uint8)
     found, sure = samples.features(net, images)
     with torch.no_grad():
-        logits = net(images)
+        logits = net(images / 255)
         want = net[-1](found.float())
     assert found.shape == (1010, 64)
     torch.testing.assert_close(want, logits, rtol=1e-4, atol=1e-5)
@@ -54,3 +59,40 @@ def test_the_notebooks_flow_is_the_row_that_the_notebook_answers_with(samples):
     assert kinds["asked"] == ["Logit", *pairs]
     assert kinds["gaussianize"] == kinds["nobend"] == ["Gaussianize", *pairs]
     assert kinds["flow"] == ["Gaussianize", "Bend", *pairs]
+
+
+def test_squares_of_two_by_two_pixels_lie_in_the_cells_of_the_grid(parts):
+    notebook = nb.load("RealNVP.ipynb")
+    order = parts.checkerboard_of_squares(notebook)
+    assert torch.equal(order.sort().values, torch.arange(784))
+    for colour, half in enumerate((order[:392], order[392:].flip(0))):
+        grid = notebook["to_grid"](half[None, None], 4)[0]  # (8, 7, 7)
+        row, column = grid // 28, grid % 28
+        cell = torch.arange(7)
+        assert torch.equal(row // 4, cell[:, None].expand(8, 7, 7))
+        assert torch.equal(column // 4, cell.expand(8, 7, 7))
+        assert ((row // 2 + column // 2) % 2 == colour).all()
+
+
+def without_runs(change):
+    """A row's options, less those of its training."""
+    return {k: v for k, v in change.items() if k not in ("seed", "parameters")}
+
+
+def test_every_row_of_the_flows_parts_is_a_flow_that_can_be_undone(parts):
+    notebook = nb.load("RealNVP.ipynb")
+    images = torch.randint(0, 256, (50, 784), dtype=torch.uint8)
+    x = notebook["dequantize"](images[:2], torch.rand(2, 784))
+    kinds = set()
+    for change in parts.ROWS.values():
+        model = parts.build(notebook, images, **without_runs(change))
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.01 * torch.randn_like(p))
+            z, _ = model(x)
+            torch.testing.assert_close(model.inverse(z), x, rtol=0, atol=1e-6)
+        shapes = tuple(tuple(p.shape) for p in model.parameters() if p.requires_grad)
+        kinds.add((shapes, len(model.layers)))
+    # apart from seeds and parameters of the notebook, each row is another model
+    models = {str(without_runs(change)) for change in parts.ROWS.values()}
+    assert len(kinds) == len(models)

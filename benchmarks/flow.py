@@ -64,7 +64,6 @@ ROWS = {  # what is read: its options, see `convolutional`, `build`, `trained`
     "no numbers of cells and pixels, seed 1": {"own": False, "seed": 1},
     "14 x 14 cells everywhere": {"cells": [2, 2, 2, 2]},
     "14 x 14 cells in the first pair only": {"cells": [2, 4, 4, 4]},
-    "14 x 14 and 7 x 7 cells in turn": {"cells": [2, 4, 2, 4]},
     "two residual blocks": {"blocks": 2},
     "squares of 2 x 2 pixels for two pairs": {"squares": True},
     "a Bend behind each coupling, too": {"behind": True},

@@ -50,7 +50,8 @@ LISTINGS = {  # listing -> notebook, then cells by their tag, definitions by the
     "loss-2c": ("VAE.ipynb", "mirrored_rec", "nelbo_loss"),
     "todo-2d": ("VAE.ipynb", "todo-2d", "log_normal", "log_mean_exp", "duplicate"),
     "todo-3c": ("RealNVP.ipynb", "todo-3c", "Flip"),
-    "todo-3d": ("RealNVP.ipynb", "RealNVP", "log_prob", "bits_per_dim", "sample"),
+    "todo-3d": ("RealNVP.ipynb", "RealNVP"),
+    "density-3d": ("RealNVP.ipynb", "log_prob", "bits_per_dim", "sample"),
 }
 VAE_PART = ["رابطه‌های پیاده‌سازی", "مدل VAE"]
 FLOW_PART = ["رابطه‌های پیاده‌سازی", "مدل RealNVP"]

@@ -1,6 +1,6 @@
 """What each part of the flow's networks s and t is worth, on held-out images.
 
-    python benchmarks/flow.py                        all rows: an hour on 2 cores
+    python benchmarks/flow.py                        all rows: about an hour, 2 cores
     python benchmarks/flow.py "one ink" "no ink"     these rows
     python benchmarks/flow.py --tflop 62 "as it is"  10 epochs, as the notebook
 

@@ -1,7 +1,7 @@
 """Samples measured, not praised: how far 10,000 samples of each model are from the
 test images, and how they read.
 
-    python benchmarks/samples.py              all rows: an hour and a half on 2 cores
+    python benchmarks/samples.py              all rows: about an hour on 2 cores
     python benchmarks/samples.py flow vae     these rows
 
 Each flow is trained in full, with RealNVP.ipynb's own functions and parameters: the

@@ -154,8 +154,9 @@ CHANGES = {  # what is said of it: what changes in the notebook's names
     "no weight decay": {"WEIGHT_DECAY": 0.0},
     "no residual paths": {"ResidualNet": PlainNet},
     "last bias 0, inputs not centred": {},
-    "decoder's width 160": {"DEC_WIDTH": 160},
-    "decoder's width 240": {"DEC_WIDTH": 240},
+    "one last layer for all pixels": {},
+    "240 wide, 24 units for each patch": {"DEC_WIDTH": 240, "PATCH_UNITS": 24},
+    "240 wide, 16 units for each patch": {"DEC_WIDTH": 240, "PATCH_UNITS": 16},
     "batches of 64": {"BATCH": 64},
     "batches of 192": {"BATCH": 192},
     "weight decay 0.03": {"WEIGHT_DECAY": 0.03},
@@ -168,6 +169,9 @@ def ablation(name, epochs, images_for_nll=2000, samples=200):
     """Prints what a training with one choice changed reaches on held-out images."""
     vae = nb.load("VAE.ipynb")
     vae.update(CHANGES[name])
+    if name == "one last layer for all pixels":
+        # 200 wide: as many operations
+        vae["Decoder"] = lambda z_dim, *_: vae["ResidualNet"](z_dim, 200, 784)
     images = vae["load_mnist"](ROOT / "data", train=True)
     x = vae["binarize"](images[-HELD_OUT:], torch.Generator().manual_seed(0))
     images = images[:-HELD_OUT]

@@ -77,6 +77,9 @@ def duplicate(x, rep):
     return x.repeat_interleave(rep, dim=0)
 """,
     "pixels 0..255 go through": Edit("VAE", r"x\.max\(\) > 1", "x.max() > 255"),
+    "patches laid out column by column": Edit(
+        "Patches", r"permute\(2, 0, 3, 1, 4\)", "permute(2, 1, 3, 0, 4)"
+    ),
     "binarized by a threshold": """
 def binarize(images, generator=None):
     return (images > 127).float()

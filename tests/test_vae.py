@@ -156,6 +156,20 @@ def test_an_untrained_decoder_says_the_mean_image_nearly(vae):
     assert (probabilities - mean).abs().max() < 0.2
 
 
+def test_patches_are_linear_layers_of_the_images_squares(vae):
+    """Against torch's linear layers, laid out by torch's fold."""
+    patches = vae.Patches(3)
+    h = torch.randn(2, 5, 48)
+    with torch.no_grad():
+        patches.bias.normal_()
+        got = patches(h)
+        squares = []
+        for w, units in zip(patches.weight, h.split(3, dim=-1), strict=True):
+            squares.append(F.linear(units, w.T).flatten(0, 1))  # (10, 49)
+        want = F.fold(torch.stack(squares, dim=2), 28, 7, stride=7)
+    torch.testing.assert_close(got, want.reshape(2, 5, 784) + patches.bias)
+
+
 def test_the_encoder_sees_the_image_less_its_mean(vae):
     mean = torch.linspace(0.01, 0.99, 784)
     model = vae.VAE(3, mean)

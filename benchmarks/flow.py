@@ -64,7 +64,10 @@ ROWS = {  # what is read: its options, see `convolutional`, `build`, `trained`
     "no numbers of cells and pixels, seed 1": {"own": False, "seed": 1},
     "14 x 14 cells everywhere": {"cells": [2, 2, 2, 2]},
     "14 x 14 cells in the first pair only": {"cells": [2, 4, 4, 4]},
-    "two residual blocks": {"blocks": 2},
+    "one block": {"blocks": 1},
+    "three blocks": {"blocks": 3},
+    "one block, both convolutions 3 x 3": {"blocks": 1, "second": 3},
+    "two blocks, all convolutions 3 x 3": {"second": 3},
     "squares of 2 x 2 pixels for two pairs": {"squares": True},
     "a Bend behind each coupling, too": {"behind": True},
     "14 x 14 cells in the first pair only, and such Bends": {
@@ -77,7 +80,7 @@ ROWS = {  # what is read: its options, see `convolutional`, `build`, `trained`
 }
 
 
-def convolutional(nb, cell, inks=2, dense=True, own=True, blocks=1):
+def convolutional(nb, cell, inks=2, dense=True, own=True, blocks=2, second=1):
     """Returns the notebook's network for cells of cell x cell pixels, changed."""
     channels = nb["CHANNELS"] * cell // 2
     units = nb["UNITS"] * cell // 2
@@ -93,8 +96,11 @@ def convolutional(nb, cell, inks=2, dense=True, own=True, blocks=1):
         # they stay as they start, and change nothing
         for parameter in (net.place, net.scale, net.shift):
             parameter.requires_grad_(False)
-    if blocks == 2:
-        net.block = nn.Sequential(net.block, nb["Residual"](channels))
+    if (blocks, second) != (2, 1):
+        net.blocks = nn.Sequential(*[nb["Residual"](channels) for _ in range(blocks)])
+        for block in net.blocks:
+            conv = nn.Conv2d(channels, channels, second, padding=second // 2)
+            block.second = nb["starts_at_zero"](conv)
     return net.to(memory_format=torch.channels_last)
 
 

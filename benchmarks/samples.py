@@ -5,7 +5,7 @@ test images, and how they read.
     python benchmarks/samples.py flow vae     these rows
 
 Each flow is trained in full, with RealNVP.ipynb's own functions and parameters: the
-flow as asked, and each of the notebook's three steps. Samples that are drawn stay: they
+plainest flow, and each of the notebook's three steps. Samples that are drawn stay: they
 are kept in benchmarks/build/, and only missing ones are made. Delete that folder to
 start afresh, after a change to a notebook, say.
 When all are there, the table goes to report/results/samples.json, which the report
@@ -43,7 +43,7 @@ from nb import load  # noqa: E402
 
 NAMES = {
     "images": "held-out training images (the floor)",
-    "asked": "as asked: logit, fully connected s and t",
+    "asked": "the plainest: logit, fully connected s and t",
     "gaussianize": "+ Gaussianize in place of the logit",
     "nobend": "+ s and t that see the half as an image",
     "flow": "+ Bend: RealNVP.ipynb's answer",

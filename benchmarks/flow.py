@@ -1,8 +1,8 @@
 """What each part of the flow's networks s and t is worth, on held-out images.
 
-    python benchmarks/flow.py                        all rows: about an hour, 2 cores
+    python benchmarks/flow.py                        all: 5 minutes a row, one core
     python benchmarks/flow.py "one ink" "no ink"     these rows
-    python benchmarks/flow.py --tflop 62 "as it is"  10 epochs, as the notebook
+    python benchmarks/flow.py --tflop 60 "as it is"  9 epochs, as the notebook
 
 Each row is RealNVP.ipynb's model with one change, trained with the same number of
 floating-point operations (15 TFLOP, if nothing else is asked for) on the first 50,000

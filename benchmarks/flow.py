@@ -19,7 +19,7 @@ import sys
 
 import matplotlib.pyplot as plt
 import torch
-from samples import BUILD, ROOT, SAMPLES, measured, tflop_per_image
+from samples import BUILD, ROOT, SAMPLES, measured, opinions, tflop_per_image
 from torch import nn
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -151,8 +151,11 @@ def trained(nb, images, tflop, seed=0, parameters=None, **change):
     return model, cost
 
 
-def trained_row(name, tflop, images, held_out):
-    """Trains the row `name` for `tflop`; returns it, measured on `held_out`."""
+def trained_row(name, tflop, images, held_out, target):
+    """Trains the row `name` for `tflop`; returns it, measured on `held_out`.
+
+    `target` are the classifiers' opinions of `held_out`.
+    """
     # fresh definitions: a row may change a parameter
     nb = load("RealNVP.ipynb")
     model, cost = trained(nb, images, tflop, **ROWS[name])
@@ -167,7 +170,7 @@ def trained_row(name, tflop, images, held_out):
         "weights": sum(p.numel() for p in model.parameters()),
         "mflop": 1e6 * cost,
         "bits_per_dim": nll / (784 * math.log(2)),
-    } | measured(samples, held_out)
+    } | measured(samples, target)
 
 
 def read_rows(path):
@@ -222,9 +225,10 @@ def main(names, tflop):
     images, held_out = images[:-10_000], images[-10_000:]
     BUILD.mkdir(exist_ok=True)
     kept = BUILD / f"flow {tflop:g} TFLOP.jsonl"
+    target = opinions(held_out)
     for name in names or ROWS:
         if name not in read_rows(kept):
-            row = trained_row(name, tflop, images, held_out)
+            row = trained_row(name, tflop, images, held_out, target)
             with kept.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 

@@ -145,17 +145,23 @@ def frechet(a, b):
     return (distance + c_a.trace() + c_b.trace() - 2 * root).item()
 
 
-def measured(samples, images):
-    """Returns FD of `samples` from `images`, uint8 (n, 784), and sure: three opinions.
+def opinions(images):
+    """Returns `features` of images, uint8 (n, 784), by each classifier: a list."""
+    return [features(trained_classifier(seed), images) for seed in CLASSIFIERS]
 
-    {"fd": the mean, "fd_least", "fd_most", "sure": the mean}
+
+def measured(samples, target):
+    """Returns FD of `samples`, uint8 (n, 784), from images, and sure: three opinions.
+
+    Args:
+        target: `opinions` of the images.
+
+    Returns:
+        {"fd": the mean, "fd_least", "fd_most", "sure": the mean}
     """
     distances, shares = [], []
-    for seed in CLASSIFIERS:
-        net = trained_classifier(seed)
-        found, sure = features(net, samples)
-        target, _ = features(net, images)
-        distances.append(frechet(found, target))
+    for (found, sure), (wanted, _) in zip(opinions(samples), target, strict=True):
+        distances.append(frechet(found, wanted))
         shares.append((sure > 0.9).double().mean().item())
     return {
         "fd": sum(distances) / len(distances),
@@ -354,13 +360,13 @@ def main(keys):
             samples, row = drawn(key)
             torch.save({"samples": samples, "row": row}, path)
 
-    test_images, _ = mnist(train=False)
+    target = opinions(mnist(train=False)[0])
     rows = {}
     for key in NAMES:
         path = BUILD / f"{key}.pt"
         if path.exists():
             kept = torch.load(path, weights_only=True)
-            rows[key] = kept["row"] | measured(kept["samples"], test_images)
+            rows[key] = kept["row"] | measured(kept["samples"], target)
     print_table(rows)
     if len(rows) == len(NAMES):
         text = json.dumps(rows, indent=1) + "\n"

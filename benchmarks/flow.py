@@ -2,19 +2,21 @@
 
     python benchmarks/flow.py                        all: 5 minutes a row, one core
     python benchmarks/flow.py "one ink" "no ink"     these rows
-    python benchmarks/flow.py --tflop 60 "as it is"  9 epochs, as the notebook
+    python benchmarks/flow.py --tflop 58 "as it is"  10 epochs, as the notebook
+    python benchmarks/flow.py --plot                 the rows in README.md, as flow.svg
 
 Each row is RealNVP.ipynb's model with one change, trained with the same number of
 floating-point operations (15 TFLOP, if nothing else is asked for) on the first 50,000
 training images, and measured on the last 10,000: bits/dim; and with 10,000 samples, FD
 and sure (see samples.py). The test images are not touched. Rows that are done are kept
 in benchmarks/build/flow N TFLOP.jsonl, and a table of them is printed; delete that file
-to start afresh. A run of all rows draws them to benchmarks/flow.svg.
+to start afresh.
 """
 
 import argparse
 import json
 import math
+import re
 import sys
 
 import matplotlib.pyplot as plt
@@ -58,48 +60,47 @@ ROWS = {  # what is read: its options, see `convolutional`, `build`, `trained`
     "as it is, seed 1": {"seed": 1},
     "one ink": {"inks": 1},
     "no ink": {"inks": 0},
+    "no residual blocks in the dense path": {"deep": False},
     "no dense path": {"dense": False},
-    "no ink, no dense path": {"inks": 0, "dense": False},
     "no numbers of cells and pixels": {"own": False},
-    "no numbers of cells and pixels, seed 1": {"own": False, "seed": 1},
+    "blocks in the last pair, too": {"blocks": [2, 2, 2, 2]},
+    "blocks in no coarse pair": {"blocks": [2, 2, 0, 0]},
+    "one block": {"blocks": [1, 1, 1, 0]},
+    "three blocks": {"blocks": [3, 3, 3, 0]},
+    "both convolutions of a block 3 x 3": {"second": 3},
     "14 x 14 cells everywhere": {"cells": [2, 2, 2, 2]},
     "14 x 14 cells in the first pair only": {"cells": [2, 4, 4, 4]},
-    "one block": {"blocks": 1},
-    "three blocks": {"blocks": 3},
-    "one block, both convolutions 3 x 3": {"blocks": 1, "second": 3},
-    "two blocks, all convolutions 3 x 3": {"second": 3},
     "squares of 2 x 2 pixels for two pairs": {"squares": True},
     "a Bend behind each coupling, too": {"behind": True},
-    "14 x 14 cells in the first pair only, and such Bends": {
-        "cells": [2, 4, 4, 4],
-        "behind": True,
-    },
     "one rate for all parameters": {"parameters": {"PIXEL_RATE": 1.0}},
     "batch 32": {"parameters": {"BATCH": 32}},
     "batch 128": {"parameters": {"BATCH": 128}},
 }
 
 
-def convolutional(nb, cell, inks=2, dense=True, own=True, blocks=2, second=1):
+def convolutional(nb, cell, blocks, inks=2, dense=True, deep=True, own=True, second=1):
     """Returns the notebook's network for cells of cell x cell pixels, changed."""
     channels = nb["CHANNELS"] * cell // 2
     units = nb["UNITS"] * cell // 2
-    net = nb["Convolutional"](392, cell, channels, units)
+    net = nb["Convolutional"](392, cell, channels, units, blocks)
     if inks < 2:
         net.ink = OneInk(392) if inks else NoInk()
         maps = inks + 1
         net.local = nn.Conv2d(maps * cell**2 // 2, channels, 3, padding=1)
         net.whole = nb["Whole"](maps * 392, units, channels)
+    if not deep:
+        layers = net.whole.net
+        layers = [layer for layer in layers if not isinstance(layer, nb["Residual"])]
+        net.whole.net = nn.Sequential(*layers)
     if not dense:
         net.whole = Zero()
     if not own:
         # they stay as they start, and change nothing
         for parameter in (net.place, net.scale, net.shift):
             parameter.requires_grad_(False)
-    if (blocks, second) != (2, 1):
-        net.blocks = nn.Sequential(*[nb["Residual"](channels) for _ in range(blocks)])
+    if second == 3:
         for block in net.blocks:
-            conv = nn.Conv2d(channels, channels, second, padding=second // 2)
+            conv = nn.Conv2d(channels, channels, 3, padding=1)
             block.second = nb["starts_at_zero"](conv)
     return net.to(memory_format=torch.channels_last)
 
@@ -118,11 +119,21 @@ def checkerboard_of_squares(nb):
     return torch.cat([halves[0], halves[1].flip(0)])
 
 
-def build(nb, images, cells=(2, 2, 4, 4), squares=False, behind=False, **change):
-    """Returns the untrained flow of a row."""
+def build(
+    nb,
+    images,
+    cells=(2, 2, 4, 4),
+    blocks=(2, 2, 2, 0),
+    squares=False,
+    behind=False,
+    **change,
+):
+    """Returns the untrained flow of a row; `cells` and `blocks` are of each pair."""
     gaussianize = nb["Gaussianize"](images, nb["HISTOGRAM_STRENGTH"])
     elementwise = [gaussianize, nb["Bend"](nb["zero_edge"](gaussianize))]
-    nets = [convolutional(nb, cell, **change) for cell in cells]
+    nets = []
+    for cell, number in zip(cells, blocks, strict=True):
+        nets.append(convolutional(nb, cell, number, **change))
     order = nb["checkerboard"]()
     model = nb["RealNVP"](elementwise, order, nets)
     if squares:
@@ -197,23 +208,50 @@ def print_table(rows):
             print(f"| {row['sure']:.3f} |")
 
 
-def plot(rows, tflop):
-    """Draws FD against bits/dim of all rows to benchmarks/flow.svg."""
-    fig, ax = plt.subplots(figsize=(6.3, 3.2), constrained_layout=True)
-    names = [name for name in ROWS if name in rows]
-    for number, name in enumerate(names, start=1):
-        point = rows[name]["bits_per_dim"], rows[name]["fd"]
-        color = "#D55E00" if name.startswith("as it is") else "#0072B2"
-        ax.plot(*point, "o", ms=4, color=color, label=f"{number}  {name}")
-        # left and right of the points in turn, so that fewer collide
-        place = [("right", -4), ("left", 4)][number % 2]
-        offset = {"textcoords": "offset points", "va": "center", "fontsize": 7}
-        ax.annotate(number, point, (place[1], 0), ha=place[0], **offset)
-    ax.set(xlabel="bits/dim, held-out images", ylabel="FD of samples")
-    ax.set_title(
-        f"every training costs {tflop:g} TFLOP; down and left is better", size=9
+def tried():
+    """Returns the rows of README.md's tables of flows: (TFLOP, bits/dim, FD, deep).
+
+    `deep` says whether the dense path has residual blocks. A table without a column of
+    TFLOP is of trainings with 15.
+    """
+    text = (ROOT / "benchmarks/README.md").read_text("utf-8")
+    (section,) = re.findall(
+        r"\n## What each part of s and t is worth\n.*?\n## ", text, flags=re.DOTALL
     )
-    fig.legend(loc="outside right center", fontsize=7, handlelength=0)
+    rows = []
+    for line in section.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if "bits/dim" in cells:
+            head = cells
+        if line.startswith("|") and cells[-1].startswith("0."):
+            row = dict(zip(head, cells, strict=True))
+            tflop = float(row.get("TFLOP", 15))
+            deep = row.get("in the dense path", "0") != "0"
+            rows.append((tflop, float(row["bits/dim"]), float(row["FD"]), deep))
+    return rows
+
+
+def plot():
+    """Draws bits/dim and FD against TFLOP of all that was tried to flow.svg."""
+    fig, axes = plt.subplots(1, 2, figsize=(6.3, 2.8), constrained_layout=True)
+    labels = ["bits/dim, held-out images", "FD of samples"]
+    styles = {
+        "residual blocks in the dense path": (True, "o", "#D55E00"),
+        "none": (False, "x", "#0072B2"),
+    }
+    for ax, column, label in zip(axes, (1, 2), labels):
+        for name, (deep, marker, color) in styles.items():
+            rows = [row for row in tried() if row[3] == deep]
+            x = [row[0] for row in rows]
+            y = [row[column] for row in rows]
+            ax.plot(x, y, marker, ms=4, color=color, label=name)
+        # the first row of the first table
+        default = tried()[0]
+        ring = {"ms": 9, "mfc": "none", "color": "k", "label": "as it is"}
+        ax.plot(default[0], default[column], "o", **ring)
+        ax.set(xlabel="TFLOP of the training", ylabel=label, xlim=(0, None))
+    handles, names = axes[0].get_legend_handles_labels()
+    fig.legend(handles, names, loc="outside upper center", ncols=3, fontsize=8)
     fig.savefig(ROOT / "benchmarks/flow.svg", metadata={"Date": None})
 
 
@@ -232,15 +270,16 @@ def main(names, tflop):
             with kept.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
-    rows = read_rows(kept)
-    print_table(rows)
-    if not names:
-        plot(rows, tflop)
+    print_table(read_rows(kept))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*")
     parser.add_argument("--tflop", type=float, default=15.0)
+    parser.add_argument("--plot", action="store_true")
     arguments = parser.parse_args()
-    main(arguments.names, arguments.tflop)
+    if arguments.plot:
+        plot()
+    else:
+        main(arguments.names, arguments.tflop)

@@ -1,6 +1,7 @@
 """The measures of benchmarks/samples.py, and what benchmarks/flow.py changes."""
 
 import importlib
+import math
 
 import nb
 import pytest
@@ -51,14 +52,32 @@ def test_the_notebooks_flow_is_the_row_that_the_notebook_answers_with(samples):
     notebook = nb.load("RealNVP.ipynb")
     images = torch.randint(0, 256, (50, 784), dtype=torch.uint8)
     kinds = {}
-    for key in ("asked", "gaussianize", "nobend", "flow"):
+    for key in ("asked", "gaussianize", "nobend", "flow", "long"):
         model = samples.build_flow(notebook, key, images)
         kinds[key] = [type(layer).__name__ for layer in model.layers]
         assert model.bits_per_dim(images[:2]).isfinite().all()
     pairs = ["Permute", *["AffineCoupling", "Flip"] * 4]
     assert kinds["asked"] == ["Logit", *pairs]
     assert kinds["gaussianize"] == kinds["nobend"] == ["Gaussianize", *pairs]
-    assert kinds["flow"] == ["Gaussianize", "Bend", *pairs]
+    assert kinds["flow"] == kinds["long"] == ["Gaussianize", "Bend", *pairs]
+
+
+@torch.no_grad()
+def test_log_mean_is_of_the_mean_of_p_over_the_draws(samples):
+    notebook = nb.load("RealNVP.ipynb")
+    images = torch.randint(0, 256, (50, 784), dtype=torch.uint8)
+    model = samples.build_flow(notebook, "gaussianize", images)
+    for p in model.parameters():
+        p.add_(0.01 * torch.randn_like(p))
+
+    torch.manual_seed(notebook["SEED"])
+    logs = [model.log_prob(images, torch.rand(images.shape)) for _ in range(8)]
+    logs = torch.stack(logs)
+    most = logs.amax(0)
+    nats = -(most + (logs - most).exp().mean(0).log()).mean().item()
+    assert logs.std(0).min() > 0.01  # the draws differ
+    got = samples.log_mean(notebook, model, images)
+    assert got == pytest.approx(nats / (784 * math.log(2)), abs=1e-9)
 
 
 def test_squares_of_two_by_two_pixels_lie_in_the_cells_of_the_grid(parts):
@@ -79,7 +98,7 @@ def without_runs(change):
     return {k: v for k, v in change.items() if k not in ("seed", "parameters")}
 
 
-def test_every_row_of_the_flows_parts_is_a_flow_that_can_be_undone(parts):
+def test_every_row_of_the_flows_parts_is_a_flow_that_can_be_undone(parts, samples):
     notebook = nb.load("RealNVP.ipynb")
     images = torch.randint(0, 256, (50, 784), dtype=torch.uint8)
     x = notebook["dequantize"](images[:2], torch.rand(2, 784))
@@ -93,6 +112,23 @@ def test_every_row_of_the_flows_parts_is_a_flow_that_can_be_undone(parts):
             torch.testing.assert_close(model.inverse(z), x, rtol=0, atol=1e-6)
         shapes = tuple(tuple(p.shape) for p in model.parameters() if p.requires_grad)
         kinds.add((shapes, len(model.layers)))
+    # the first is the notebook's own
+    own = samples.build_flow(notebook, "flow", images)
+    first = parts.build(notebook, images)
+    assert [p.shape for p in first.parameters()] == [p.shape for p in own.parameters()]
     # apart from seeds and parameters of the notebook, each row is another model
     models = {str(without_runs(change)) for change in parts.ROWS.values()}
     assert len(kinds) == len(models)
+
+
+def test_the_plot_has_all_rows_of_the_tables(parts):
+    rows = parts.tried()
+    text = (nb.ROOT / "benchmarks/README.md").read_text("utf-8")
+    section = text.split("## What each part of s and t is worth")[1].split("\n## ")[0]
+    lines = section.splitlines()
+    assert len(rows) == sum(line.startswith("| ") for line in lines) - 2 * 3
+    # the first is the notebook's, 52 TFLOP; short trainings cost 15
+    assert rows[0][0] == 52 and rows[0][3]
+    assert {row[0] for row in rows} >= {15, 52}
+    for tflop, bits, fd, _ in rows:
+        assert 10 < tflop < 100 and 1.1 < bits < 1.2 and 100 < fd < 400

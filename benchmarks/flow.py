@@ -1,7 +1,7 @@
 """What each part of the flow's networks s and t is worth, on held-out images.
 
     python benchmarks/flow.py                        all: 5 minutes a row, one core
-    python benchmarks/flow.py "one ink" "no ink"     these rows
+    python benchmarks/flow.py "one ink" "two inks"   these rows
     python benchmarks/flow.py --tflop 58 "as it is"  10 epochs, as the notebook
     python benchmarks/flow.py --plot                 the rows in README.md, as flow.svg
 
@@ -28,41 +28,63 @@ sys.path.insert(0, str(ROOT / "tests"))
 from nb import load  # noqa: E402
 
 
-class NoInk(nn.Module):
-    """x_a alone: (batch, D/2) -> (batch, 1, D/2)."""
+class Inks(nn.Module):
+    """x and maps tanh(c (x - b)) of it: (batch, k, ...) -> (batch, (1 + maps) k, ...).
 
-    def forward(self, x_a):
-        return x_a[:, None]
+    They say whether a pixel holds ink, whatever the noise in it. Each pixel has its own
+    b, which starts at `starts`, one for each map, and its own c.
+    """
 
-
-class OneInk(nn.Module):
-    """x_a and one ink: (batch, D/2) -> (batch, 2, D/2)."""
-
-    def __init__(self, half):
+    def __init__(self, starts, shape):
         super().__init__()
-        self.b = nn.Parameter(torch.full((half,), 0.5))
-        self.log_c = nn.Parameter(torch.full((half,), math.log(3.0)))
+        b = torch.tensor(starts).reshape(-1, *[1] * len(shape))
+        self.b = nn.Parameter(b.repeat(1, *shape))
+        self.log_c = nn.Parameter(torch.full_like(self.b, math.log(3.0)))
 
-    def forward(self, x_a):
-        ink = torch.tanh(self.log_c.exp() * (x_a - self.b))
-        return torch.stack([x_a, ink], dim=1)
+    def forward(self, x):
+        maps = [x]
+        for b, log_c in zip(self.b, self.log_c, strict=True):
+            maps.append(torch.tanh(log_c.exp() * (x - b)))
+        return torch.cat(maps, dim=1)
+
+
+class OwnShift(nn.Module):
+    """h + a learned number of each place; untrained, h."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, h):
+        return h + self.shift
+
+
+class OwnScale(nn.Module):
+    """h times a learned number of each place; untrained, h."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(shape))
+
+    def forward(self, h):
+        return self.scale * h
 
 
 class Zero(nn.Module):
-    """In place of the dense path: (batch, n, D/2) -> 0, (batch, 1, 7, 7)."""
+    """In place of the dense path: (batch, D/2) -> 0, (batch, 1, 7, 7)."""
 
-    def forward(self, f):
-        return f.new_zeros(len(f), 1, 7, 7)
+    def forward(self, x_a):
+        return x_a.new_zeros(len(x_a), 1, 7, 7)
 
 
 ROWS = {  # what is read: its options, see `convolutional`, `build`, `trained`
     "as it is": {},
     "as it is, seed 1": {"seed": 1},
-    "one ink": {"inks": 1},
-    "no ink": {"inks": 0},
+    "one ink": {"inks": [0.5]},
+    "two inks": {"inks": [0.0, 1.0]},
+    "numbers of cells and pixels": {"own": True},
     "no residual blocks in the dense path": {"deep": False},
     "no dense path": {"dense": False},
-    "no numbers of cells and pixels": {"own": False},
     "blocks in the last pair, too": {"blocks": [2, 2, 2, 2]},
     "blocks in no coarse pair": {"blocks": [2, 2, 0, 0]},
     "one block": {"blocks": [1, 1, 1, 0]},
@@ -78,26 +100,31 @@ ROWS = {  # what is read: its options, see `convolutional`, `build`, `trained`
 }
 
 
-def convolutional(nb, cell, blocks, inks=2, dense=True, deep=True, own=True, second=1):
+def convolutional(
+    nb, cell, blocks, inks=(), dense=True, deep=True, own=False, second=1
+):
     """Returns the notebook's network for cells of cell x cell pixels, changed."""
     channels = nb["CHANNELS"] * cell // 2
     units = nb["UNITS"] * cell // 2
+    side = 28 // cell
     net = nb["Convolutional"](392, cell, channels, units, blocks)
-    if inks < 2:
-        net.ink = OneInk(392) if inks else NoInk()
-        maps = inks + 1
-        net.local = nn.Conv2d(maps * cell**2 // 2, channels, 3, padding=1)
-        net.whole = nb["Whole"](maps * 392, units, channels)
+    if inks:
+        maps = 1 + len(inks)
+        pixels = cell**2 // 2  # of one colour, in a cell
+        conv = nn.Conv2d(maps * pixels, channels, 3, padding=1)
+        whole = nb["Whole"](maps * 392, units, channels)
+        net.local = nn.Sequential(Inks(inks, (pixels, side, side)), conv)
+        net.whole = nn.Sequential(Inks(inks, (392,)), whole)
     if not deep:
         layers = net.whole.net
         layers = [layer for layer in layers if not isinstance(layer, nb["Residual"])]
         net.whole.net = nn.Sequential(*layers)
     if not dense:
         net.whole = Zero()
-    if not own:
-        # they stay as they start, and change nothing
-        for parameter in (net.place, net.scale, net.shift):
-            parameter.requires_grad_(False)
+    if own:
+        net.local = nn.Sequential(net.local, OwnShift((channels, side, side)))
+        shape = (cell**2, side, side)
+        net.last = nn.Sequential(net.last, OwnScale(shape), OwnShift(shape))
     if second == 3:
         for block in net.blocks:
             conv = nn.Conv2d(channels, channels, 3, padding=1)

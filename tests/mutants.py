@@ -265,14 +265,13 @@ def unpack(image):
     return image.flatten(1)
 """,
     "the flipped half unpacked like the unflipped": Edit(
-        "Convolutional", r"\.flip\(2\)", ""
+        "Convolutional", r"\.flip\(1\)\n(.*)\.flip\(1\)", r"\n\1"
     ),
-    "one scale and one shift for all pixels": Edit(
+    "the dense path's image laid out as tiles": Edit(
         "Convolutional",
-        r"self\.scale \* h \+ self\.shift",
-        "self.scale.mean() * h + self.shift.mean()",
+        r"whole\.repeat_interleave.*",
+        "whole.repeat(1, 1, repeat, repeat)",
     ),
-    "cells that do not know their place": Edit("Convolutional", r" \+ self\.place", ""),
     "s without a bound": """
 def bounded(s):
     return s

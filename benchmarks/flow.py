@@ -1,7 +1,7 @@
 """What each part of the flow's networks s and t is worth, on held-out images.
 
     python benchmarks/flow.py                        all: 5 minutes a row, one core
-    python benchmarks/flow.py "one ink" "two inks"   these rows
+    python benchmarks/flow.py "one ink" "no ink"     these rows
     python benchmarks/flow.py --tflop 58 "as it is"  10 epochs, as the notebook
     python benchmarks/flow.py --plot                 the rows in README.md, as flow.svg
 
@@ -28,63 +28,42 @@ sys.path.insert(0, str(ROOT / "tests"))
 from nb import load  # noqa: E402
 
 
-class Inks(nn.Module):
-    """x and maps tanh(c (x - b)) of it: (batch, k, ...) -> (batch, (1 + maps) k, ...).
+class NoInk(nn.Module):
+    """x_a alone: (batch, D/2) -> (batch, 1, D/2)."""
 
-    They say whether a pixel holds ink, whatever the noise in it. Each pixel has its own
-    b, which starts at `starts`, one for each map, and its own c.
-    """
+    def forward(self, x_a):
+        return x_a[:, None]
 
-    def __init__(self, starts, shape):
+
+class OneInk(nn.Module):
+    """x_a and one ink: (batch, D/2) -> (batch, 2, D/2)."""
+
+    def __init__(self, half):
         super().__init__()
-        b = torch.tensor(starts).reshape(-1, *[1] * len(shape))
-        self.b = nn.Parameter(b.repeat(1, *shape))
-        self.log_c = nn.Parameter(torch.full_like(self.b, math.log(3.0)))
+        self.b = nn.Parameter(torch.full((half,), 0.5))
+        self.log_c = nn.Parameter(torch.full((half,), math.log(3.0)))
 
-    def forward(self, x):
-        maps = [x]
-        for b, log_c in zip(self.b, self.log_c, strict=True):
-            maps.append(torch.tanh(log_c.exp() * (x - b)))
-        return torch.cat(maps, dim=1)
-
-
-class OwnShift(nn.Module):
-    """h + a learned number of each place; untrained, h."""
-
-    def __init__(self, shape):
-        super().__init__()
-        self.shift = nn.Parameter(torch.zeros(shape))
-
-    def forward(self, h):
-        return h + self.shift
-
-
-class OwnScale(nn.Module):
-    """h times a learned number of each place; untrained, h."""
-
-    def __init__(self, shape):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(shape))
-
-    def forward(self, h):
-        return self.scale * h
+    def forward(self, x_a):
+        ink = torch.tanh(self.log_c.exp() * (x_a - self.b))
+        return torch.stack([x_a, ink], dim=1)
 
 
 class Zero(nn.Module):
-    """In place of the dense path: (batch, D/2) -> 0, (batch, 1, 7, 7)."""
+    """In place of the dense path: (batch, n, D/2) -> 0, (batch, 1, 7, 7)."""
 
-    def forward(self, x_a):
-        return x_a.new_zeros(len(x_a), 1, 7, 7)
+    def forward(self, f):
+        return f.new_zeros(len(f), 1, 7, 7)
 
 
 ROWS = {  # what is read: its options, see `convolutional`, `build`, `trained`
     "as it is": {},
     "as it is, seed 1": {"seed": 1},
-    "one ink": {"inks": [0.5]},
-    "two inks": {"inks": [0.0, 1.0]},
-    "numbers of cells and pixels": {"own": True},
+    "one ink": {"inks": 1},
+    "no ink": {"inks": 0},
     "no residual blocks in the dense path": {"deep": False},
     "no dense path": {"dense": False},
+    "no numbers of cells and pixels": {"own": False},
+    "no ink, no numbers": {"inks": 0, "own": False},
     "blocks in the last pair, too": {"blocks": [2, 2, 2, 2]},
     "blocks in no coarse pair": {"blocks": [2, 2, 0, 0]},
     "one block": {"blocks": [1, 1, 1, 0]},
@@ -94,37 +73,36 @@ ROWS = {  # what is read: its options, see `convolutional`, `build`, `trained`
     "14 x 14 cells in the first pair only": {"cells": [2, 4, 4, 4]},
     "squares of 2 x 2 pixels for two pairs": {"squares": True},
     "a Bend behind each coupling, too": {"behind": True},
+    "no Bend": {"bend": False},
+    "no Bend, no ink": {"bend": False, "inks": 0},
+    "no Bend, no numbers of cells and pixels": {"bend": False, "own": False},
+    "no Bend, no ink, no numbers": {"bend": False, "inks": 0, "own": False},
     "one rate for all parameters": {"parameters": {"PIXEL_RATE": 1.0}},
     "batch 32": {"parameters": {"BATCH": 32}},
     "batch 128": {"parameters": {"BATCH": 128}},
 }
 
 
-def convolutional(
-    nb, cell, blocks, inks=(), dense=True, deep=True, own=False, second=1
-):
+def convolutional(nb, cell, blocks, inks=2, dense=True, deep=True, own=True, second=1):
     """Returns the notebook's network for cells of cell x cell pixels, changed."""
     channels = nb["CHANNELS"] * cell // 2
     units = nb["UNITS"] * cell // 2
-    side = 28 // cell
     net = nb["Convolutional"](392, cell, channels, units, blocks)
-    if inks:
-        maps = 1 + len(inks)
-        pixels = cell**2 // 2  # of one colour, in a cell
-        conv = nn.Conv2d(maps * pixels, channels, 3, padding=1)
-        whole = nb["Whole"](maps * 392, units, channels)
-        net.local = nn.Sequential(Inks(inks, (pixels, side, side)), conv)
-        net.whole = nn.Sequential(Inks(inks, (392,)), whole)
+    if inks < 2:
+        net.ink = OneInk(392) if inks else NoInk()
+        maps = inks + 1
+        net.local = nn.Conv2d(maps * cell**2 // 2, channels, 3, padding=1)
+        net.whole = nb["Whole"](maps * 392, units, channels)
     if not deep:
         layers = net.whole.net
         layers = [layer for layer in layers if not isinstance(layer, nb["Residual"])]
         net.whole.net = nn.Sequential(*layers)
     if not dense:
         net.whole = Zero()
-    if own:
-        net.local = nn.Sequential(net.local, OwnShift((channels, side, side)))
-        shape = (cell**2, side, side)
-        net.last = nn.Sequential(net.last, OwnScale(shape), OwnShift(shape))
+    if not own:
+        # they stay as they start, and change nothing
+        for parameter in (net.place, net.scale, net.shift):
+            parameter.requires_grad_(False)
     if second == 3:
         for block in net.blocks:
             conv = nn.Conv2d(channels, channels, 3, padding=1)
@@ -151,13 +129,16 @@ def build(
     images,
     cells=(2, 2, 4, 4),
     blocks=(2, 2, 2, 0),
+    bend=True,
     squares=False,
     behind=False,
     **change,
 ):
     """Returns the untrained flow of a row; `cells` and `blocks` are of each pair."""
     gaussianize = nb["Gaussianize"](images, nb["HISTOGRAM_STRENGTH"])
-    elementwise = [gaussianize, nb["Bend"](nb["zero_edge"](gaussianize))]
+    elementwise = [gaussianize]
+    if bend:
+        elementwise.append(nb["Bend"](nb["zero_edge"](gaussianize)))
     nets = []
     for cell, number in zip(cells, blocks, strict=True):
         nets.append(convolutional(nb, cell, number, **change))

@@ -265,8 +265,14 @@ def unpack(image):
     return image.flatten(1)
 """,
     "the flipped half unpacked like the unflipped": Edit(
-        "Convolutional", r"\.flip\(1\)\n(.*)\.flip\(1\)", r"\n\1"
+        "Convolutional", r"\.flip\(2\)", ""
     ),
+    "one scale and one shift for all pixels": Edit(
+        "Convolutional",
+        r"self\.scale \* h \+ self\.shift",
+        "self.scale.mean() * h + self.shift.mean()",
+    ),
+    "cells that do not know their place": Edit("Convolutional", r" \+ self\.place", ""),
     "the dense path's image laid out as tiles": Edit(
         "Convolutional",
         r"whole\.repeat_interleave.*",

@@ -85,7 +85,7 @@ def test_squares_of_two_by_two_pixels_lie_in_the_cells_of_the_grid(parts):
     order = parts.checkerboard_of_squares(notebook)
     assert torch.equal(order.sort().values, torch.arange(784))
     for colour, half in enumerate((order[:392], order[392:].flip(0))):
-        grid = notebook["to_grid"](half[None], 4)[0]  # (8, 7, 7)
+        grid = notebook["to_grid"](half[None, None], 4)[0]  # (8, 7, 7)
         row, column = grid // 28, grid % 28
         cell = torch.arange(7)
         assert torch.equal(row // 4, cell[:, None].expand(8, 7, 7))

@@ -332,6 +332,38 @@ def test_the_dense_path_sees_all_of_the_half(flow, cell):
 
 
 @pytest.mark.parametrize("cell", [2, 4])
+def test_each_pixel_has_its_own_scale_and_shift_and_each_cell_its_place(flow, cell):
+    net = flow.Convolutional(392, cell, 4, 8, 2).double()
+    shake(net.last, 0.1)
+    x_a = torch.randn(1, 392, dtype=torch.float64)
+
+    @torch.no_grad()
+    def h():
+        s, t = net(x_a)
+        # s before it is bounded
+        return torch.cat([3 * torch.atanh(s / 3), t], dim=1)[0]
+
+    # one number moves s or t of one pixel
+    before = h()
+    net.shift.data[1, 3, 2] += 1
+    moved = h() - before
+    assert (moved.abs() > 1e-9).sum() == 1
+    assert moved.max() == pytest.approx(1)
+    pixel = moved.argmax()
+    net.shift.data.zero_()
+    net.scale.data[1, 3, 2] = 3
+    moved = h() - before
+    assert (moved.abs() > 1e-9).sum() == 1
+    assert moved[pixel] == pytest.approx(2 * before[pixel].item())
+
+    # a cell's place moves what is near it
+    net.scale.data.fill_(1)
+    net.place.data[0, 0, 0] += 1
+    share = ((h() - before).abs() > 1e-9).double().mean()
+    assert 0 < share < 0.5
+
+
+@pytest.mark.parametrize("cell", [2, 4])
 def test_each_number_of_the_dense_path_is_for_its_own_part_of_the_image(flow, cell):
     """It moves s and t of its 4 x 4 pixels and of the cells around them, no others."""
     net = flow.Convolutional(392, cell, 4, 8, 2).double()

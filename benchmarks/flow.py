@@ -186,7 +186,7 @@ def trained_row(name, tflop, images, held_out, target):
     samples = torch.cat([model.sample(500) for _ in range(SAMPLES // 500)])
     return {
         "name": name,
-        "weights": sum(p.numel() for p in model.parameters()),
+        "weights": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "mflop": 1e6 * cost,
         "bits_per_dim": nll / (784 * math.log(2)),
     } | measured(samples, target)

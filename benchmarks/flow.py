@@ -204,23 +204,32 @@ def read_rows(path):
 
 def print_table(rows):
     """Prints the rows as a table in Markdown, in the order of ROWS."""
-    print("| | weights, M | MFLOP an image | bits/dim | FD | sure |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for name in ROWS:
+    print("| | in the dense path | weights, M | MFLOP an image ", end="")
+    print("| bits/dim | FD | sure |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name, change in ROWS.items():
         if name in rows:
             row = rows[name]
-            print(
-                f"| {name} | {row['weights'] / 1e6:.2f} | {row['mflop']:.0f} ", end=""
-            )
+            # residual blocks
+            deep = change.get("deep", True) and change.get("dense", True)
+            print(f"| {name} | {3 if deep else 0} ", end="")
+            print(f"| {row['weights'] / 1e6:.2f} | {row['mflop']:.0f} ", end="")
             print(f"| {row['bits_per_dim']:.4f} | {row['fd']:.0f} ", end="")
             print(f"| {row['sure']:.3f} |")
 
 
-def tried():
-    """Returns the rows of README.md's tables of flows: (TFLOP, bits/dim, FD, deep).
+KINDS = {  # of flows in the plot: their markers and colours
+    "residual blocks in the dense path": ("o", "#D55E00"),
+    "the same, no Bend": ("^", "#009E73"),
+    "none": ("x", "#0072B2"),
+}
 
-    `deep` says whether the dense path has residual blocks. A table without a column of
-    TFLOP is of trainings with 15.
+
+def tried():
+    """Returns the rows of README.md's tables of flows: (TFLOP, bits/dim, FD, kind).
+
+    The kind is one of KINDS. A table without a column of TFLOP is of trainings with 15;
+    one without a column of the dense path is of networks without residual blocks in it.
     """
     text = (ROOT / "benchmarks/README.md").read_text("utf-8")
     (section,) = re.findall(
@@ -234,8 +243,12 @@ def tried():
         if line.startswith("|") and cells[-1].startswith("0."):
             row = dict(zip(head, cells, strict=True))
             tflop = float(row.get("TFLOP", 15))
-            deep = row.get("in the dense path", "0") != "0"
-            rows.append((tflop, float(row["bits/dim"]), float(row["FD"]), deep))
+            kind = "none"
+            if row.get("in the dense path", "0") != "0":
+                kind = "residual blocks in the dense path"
+            if "no Bend" in cells[0]:
+                kind = "the same, no Bend"
+            rows.append((tflop, float(row["bits/dim"]), float(row["FD"]), kind))
     return rows
 
 
@@ -243,23 +256,19 @@ def plot():
     """Draws bits/dim and FD against TFLOP of all that was tried to flow.svg."""
     fig, axes = plt.subplots(1, 2, figsize=(6.3, 2.8), constrained_layout=True)
     labels = ["bits/dim, held-out images", "FD of samples"]
-    styles = {
-        "residual blocks in the dense path": (True, "o", "#D55E00"),
-        "none": (False, "x", "#0072B2"),
-    }
     for ax, column, label in zip(axes, (1, 2), labels):
-        for name, (deep, marker, color) in styles.items():
-            rows = [row for row in tried() if row[3] == deep]
+        for kind, (marker, color) in KINDS.items():
+            rows = [row for row in tried() if row[3] == kind]
             x = [row[0] for row in rows]
             y = [row[column] for row in rows]
-            ax.plot(x, y, marker, ms=4, color=color, label=name)
+            ax.plot(x, y, marker, ms=4, color=color, label=kind)
         # the first row of the first table
         default = tried()[0]
         ring = {"ms": 9, "mfc": "none", "color": "k", "label": "as it is"}
         ax.plot(default[0], default[column], "o", **ring)
         ax.set(xlabel="TFLOP of the training", ylabel=label, xlim=(0, None))
     handles, names = axes[0].get_legend_handles_labels()
-    fig.legend(handles, names, loc="outside upper center", ncols=3, fontsize=8)
+    fig.legend(handles, names, loc="outside upper center", ncols=4, fontsize=7)
     fig.savefig(ROOT / "benchmarks/flow.svg", metadata={"Date": None})
 
 

@@ -128,7 +128,8 @@ def test_the_plot_has_all_rows_of_the_tables(parts):
     lines = section.splitlines()
     assert len(rows) == sum(line.startswith("| ") for line in lines) - 2 * 3
     # the first is the notebook's, 52 TFLOP; short trainings cost 15
-    assert rows[0][0] == 52 and rows[0][3]
+    assert rows[0][0] == 52 and rows[0][3] == "residual blocks in the dense path"
     assert {row[0] for row in rows} >= {15, 52}
+    assert {row[3] for row in rows} == set(parts.KINDS)
     for tflop, bits, fd, _ in rows:
-        assert 10 < tflop < 100 and 1.1 < bits < 1.2 and 100 < fd < 400
+        assert 10 < tflop < 100 and 1.1 < bits < 1.3 and 100 < fd < 400

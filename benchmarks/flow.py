@@ -81,6 +81,11 @@ ROWS = {  # what is read: its options, see `convolutional`, `build`, `trained`
     "batch 32": {"parameters": {"BATCH": 32}},
     "batch 128": {"parameters": {"BATCH": 128}},
 }
+KINDS = {  # of flows in the plot: their markers and colours
+    "residual blocks in the dense path": ("o", "#D55E00"),
+    "the same, no Bend": ("^", "#009E73"),
+    "none": ("x", "#0072B2"),
+}
 
 
 def convolutional(nb, cell, blocks, inks=2, dense=True, deep=True, own=True, second=1):
@@ -216,13 +221,6 @@ def print_table(rows):
             print(f"| {row['weights'] / 1e6:.2f} | {row['mflop']:.0f} ", end="")
             print(f"| {row['bits_per_dim']:.4f} | {row['fd']:.0f} ", end="")
             print(f"| {row['sure']:.3f} |")
-
-
-KINDS = {  # of flows in the plot: their markers and colours
-    "residual blocks in the dense path": ("o", "#D55E00"),
-    "the same, no Bend": ("^", "#009E73"),
-    "none": ("x", "#0072B2"),
-}
 
 
 def tried():

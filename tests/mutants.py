@@ -273,6 +273,15 @@ def unpack(image):
         "self.scale.mean() * h + self.shift.mean()",
     ),
     "cells that do not know their place": Edit("Convolutional", r" \+ self\.place", ""),
+    "a block that forgets a nonlinearity": Edit(
+        "Residual", r"self\.first\(F\.silu\(h\)\)", "self.first(h)"
+    ),
+    "one block, however many are asked for": Edit(
+        "neighbours_blocks", r"range\(number\)", "range(1)"
+    ),
+    "a dense path whose two last layers are one": Edit(
+        "Whole", r"nn\.SiLU\(\),\n", "\n"
+    ),
     "the dense path's image laid out as tiles": Edit(
         "Convolutional",
         r"whole\.repeat_interleave.*",

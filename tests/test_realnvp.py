@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.distributions as D
+import torch.nn.functional as F
 import zuko
 from torch import nn
 
@@ -319,6 +320,35 @@ def test_convolutions_see_each_half_where_it_lies_in_the_image(flow, colour, cel
     for down, right in ((0, 4), (4, 0), (-4, 0), (0, -4), (4, -4)):
         moved = response(12 + down, 12 + right, patch)
         torch.testing.assert_close(moved, middle.roll((down, right), (1, 2)))
+
+
+def residual(block, h):
+    return h + block.second(F.silu(block.first(F.silu(h))))
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2])
+def test_blocks_and_dense_path_are_as_the_text_says(flow, blocks):
+    net = flow.Convolutional(392, 4, 6, 8, blocks).double()
+    shake(net, 0.3)
+    assert len(net.blocks) == blocks
+    h = torch.randn(3, 6, 7, 7, dtype=torch.float64)
+    want = h
+    for block in net.blocks:
+        # a cell's neighbours, then the cell
+        assert block.first.kernel_size == (3, 3)
+        assert block.second.kernel_size == (1, 1)
+        want = residual(block, want)
+    torch.testing.assert_close(net.blocks(h), want)
+
+    inks = torch.randn(3, 3, 392, dtype=torch.float64)
+    first, last = [m for m in net.whole.net if isinstance(m, nn.Linear)]
+    want = first(inks.flatten(1))
+    found = [m for m in net.whole.net if isinstance(m, flow.Residual)]
+    assert len(found) == 3
+    for block in found:
+        want = residual(block, want)
+    want = last(F.silu(want)).reshape(3, 7, 7, 6).permute(0, 3, 1, 2)
+    torch.testing.assert_close(net.whole(inks), want)
 
 
 @pytest.mark.parametrize("cell", [2, 4])

@@ -17,15 +17,12 @@ import argparse
 import json
 import math
 import re
-import sys
 
 import matplotlib.pyplot as plt
+import nb as notebooks
 import torch
 from samples import BUILD, ROOT, SAMPLES, measured, opinions, tflop_per_image
 from torch import nn
-
-sys.path.insert(0, str(ROOT / "tests"))
-from nb import load  # noqa: E402
 
 
 class NoInk(nn.Module):
@@ -90,17 +87,17 @@ KINDS = {  # of flows in the plot: their markers and colours
 
 def convolutional(nb, cell, blocks, inks=2, dense=True, deep=True, own=True, second=1):
     """Returns the notebook's network for cells of cell x cell pixels, changed."""
-    channels = nb["CHANNELS"] * cell // 2
-    units = nb["UNITS"] * cell // 2
-    net = nb["Convolutional"](392, cell, channels, units, blocks)
+    channels = nb.CHANNELS * cell // 2
+    units = nb.UNITS * cell // 2
+    net = nb.Convolutional(392, cell, channels, units, blocks)
     if inks < 2:
         net.ink = OneInk(392) if inks else NoInk()
         maps = inks + 1
         net.local = nn.Conv2d(maps * cell**2 // 2, channels, 3, padding=1)
-        net.whole = nb["Whole"](maps * 392, units, channels)
+        net.whole = nb.Whole(maps * 392, units, channels)
     if not deep:
         layers = net.whole.net
-        layers = [layer for layer in layers if not isinstance(layer, nb["Residual"])]
+        layers = [layer for layer in layers if not isinstance(layer, nb.Residual)]
         net.whole.net = nn.Sequential(*layers)
     if not dense:
         net.whole = Zero()
@@ -111,7 +108,7 @@ def convolutional(nb, cell, blocks, inks=2, dense=True, deep=True, own=True, sec
     if second == 3:
         for block in net.blocks:
             conv = nn.Conv2d(channels, channels, 3, padding=1)
-            block.second = nb["starts_at_zero"](conv)
+            block.second = nb.starts_at_zero(conv)
     return net.to(memory_format=torch.channels_last)
 
 
@@ -125,7 +122,7 @@ def checkerboard_of_squares(nb):
     halves = []
     for colour in range(2):
         image = cells[:, :, (i + j) % 2 == colour]  # (7, 7, 8): eight pixels of a cell
-        halves.append(nb["from_grid"](image.permute(2, 0, 1)[None], 4).flatten())
+        halves.append(nb.from_grid(image.permute(2, 0, 1)[None], 4).flatten())
     return torch.cat([halves[0], halves[1].flip(0)])
 
 
@@ -140,29 +137,29 @@ def build(
     **change,
 ):
     """Returns the untrained flow of a row; `cells` and `blocks` are of each pair."""
-    gaussianize = nb["Gaussianize"](images, nb["HISTOGRAM_STRENGTH"])
+    gaussianize = nb.Gaussianize(images, nb.HISTOGRAM_STRENGTH)
     elementwise = [gaussianize]
     if bend:
-        elementwise.append(nb["Bend"](nb["zero_edge"](gaussianize)))
+        elementwise.append(nb.Bend(nb.zero_edge(gaussianize)))
     nets = []
     for cell, number in zip(cells, blocks, strict=True):
         nets.append(convolutional(nb, cell, number, **change))
-    order = nb["checkerboard"]()
-    model = nb["RealNVP"](elementwise, order, nets)
+    order = nb.checkerboard()
+    model = nb.RealNVP(elementwise, order, nets)
     if squares:
         # behind two pairs the order is the first again
         other = order.argsort()[checkerboard_of_squares(nb)]
-        model.layers.insert(7, nb["Permute"](other))
+        model.layers.insert(7, nb.Permute(other))
     if behind:
         # the couplings are layers 3, 5, 7 and 9
         for place in (10, 8, 6, 4):
-            model.layers.insert(place, nb["Bend"](torch.full((784,), -0.35)))
+            model.layers.insert(place, nb.Bend(torch.full((784,), -0.35)))
     return model
 
 
 def trained(nb, images, tflop, seed=0, parameters=None, **change):
     """Trains the flow of a row for `tflop`; returns it and its cost, TFLOP an image."""
-    nb.update(parameters or {})
+    vars(nb).update(parameters or {})
     torch.manual_seed(seed)
     model = build(nb, images, **change)
     cost = tflop_per_image(model, images)
@@ -171,7 +168,7 @@ def trained(nb, images, tflop, seed=0, parameters=None, **change):
     count = round(tflop / cost)
     epochs = math.ceil(count / len(images))
     order = torch.cat([torch.randperm(len(images)) for _ in range(epochs)])
-    nb["train"](model, images[order[:count]], {}, epochs=1)
+    nb.train(model, images[order[:count]], {}, epochs=1)
     return model, cost
 
 
@@ -181,11 +178,11 @@ def trained_row(name, tflop, images, held_out, target):
     `target` are the classifiers' opinions of `held_out`.
     """
     # fresh definitions: a row may change a parameter
-    nb = load("RealNVP.ipynb")
+    nb = notebooks.load("RealNVP.ipynb")
     model, cost = trained(nb, images, tflop, **ROWS[name])
     generator = torch.Generator().manual_seed(0)
     u = torch.rand(held_out.shape, generator=generator)
-    nll = nb["mean_nll"](model, held_out, u)
+    nll = nb.mean_nll(model, held_out, u)
 
     torch.manual_seed(0)
     samples = torch.cat([model.sample(500) for _ in range(SAMPLES // 500)])
@@ -274,7 +271,7 @@ def main(names, tflop):
     unknown = set(names) - set(ROWS)
     if unknown:
         raise SystemExit(f"rows are {', '.join(ROWS)}; got {', '.join(unknown)}")
-    images = load("RealNVP.ipynb")["load_mnist"](ROOT / "data", train=True)
+    images = notebooks.load("RealNVP.ipynb").load_mnist(ROOT / "data", train=True)
     images, held_out = images[:-10_000], images[-10_000:]
     BUILD.mkdir(exist_ok=True)
     kept = BUILD / f"flow {tflop:g} TFLOP.jsonl"

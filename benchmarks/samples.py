@@ -28,6 +28,7 @@ import sys
 from pathlib import Path
 
 import matplotlib
+import nb as notebooks
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -39,8 +40,6 @@ ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "benchmarks/build"
 SAMPLES = 10_000
 CLASSIFIERS = [100, 101, 102]  # their seeds
-sys.path.insert(0, str(ROOT / "tests"))
-from nb import load  # noqa: E402
 
 NAMES = {
     "images": "held-out training images (the floor)",
@@ -188,44 +187,44 @@ def tflop_per_image(model, images):
 
 def build_flow(nb, key, images):
     """Returns an untrained flow of the row `key`, as RealNVP.ipynb builds it."""
-    torch.manual_seed(nb["SEED"])
-    pairs = range(nb["PAIRS"])
+    torch.manual_seed(nb.SEED)
+    pairs = range(nb.PAIRS)
     if key in ("asked", "gaussianize"):
-        nets = [nb["FullyConnected"](392, nb["HIDDEN"]) for _ in pairs]
+        nets = [nb.FullyConnected(392, nb.HIDDEN) for _ in pairs]
     else:
-        nets = nb["convolutional_nets"](nb["PAIRS"], nb["CHANNELS"], nb["UNITS"])
+        nets = nb.convolutional_nets(nb.PAIRS, nb.CHANNELS, nb.UNITS)
 
-    gaussianize = nb["Gaussianize"](images, nb["HISTOGRAM_STRENGTH"])
+    gaussianize = nb.Gaussianize(images, nb.HISTOGRAM_STRENGTH)
     elementwise = [gaussianize]
     if key == "asked":
-        elementwise = [nb["Logit"](1e-6)]
+        elementwise = [nb.Logit(1e-6)]
     if key in ("flow", "long"):
-        elementwise = [gaussianize, nb["Bend"](nb["zero_edge"](gaussianize))]
-    return nb["RealNVP"](elementwise, nb["checkerboard"](), nets)
+        elementwise = [gaussianize, nb.Bend(nb.zero_edge(gaussianize))]
+    return nb.RealNVP(elementwise, nb.checkerboard(), nets)
 
 
 def flow(key):
     """Trains the flow of the row `key` in full; returns its samples, uint8, its row."""
-    nb = load("RealNVP.ipynb")
-    epochs = LONG_EPOCHS if key == "long" else nb["EPOCHS"]
+    nb = notebooks.load("RealNVP.ipynb")
+    epochs = LONG_EPOCHS if key == "long" else nb.EPOCHS
     images, _ = mnist(train=True)
     test_images, _ = mnist(train=False)
     model = build_flow(nb, key, images)
     tflop = tflop_per_image(model, images) * len(images) * epochs
 
     # as in the notebook; the curves are drawn of one flow only
-    torch.manual_seed(nb["SEED"])
+    torch.manual_seed(nb.SEED)
     train_set = images[:10_000], torch.rand(10_000, 784)
     test_set = test_images, torch.rand(test_images.shape)
     sets = {"train": train_set, "test": test_set} if key == "nobend" else {}
-    torch.manual_seed(nb["SEED"])
-    history = nb["train"](model, images, sets, epochs)
+    torch.manual_seed(nb.SEED)
+    history = nb.train(model, images, sets, epochs)
 
-    torch.manual_seed(nb["SEED"])
+    torch.manual_seed(nb.SEED)
     u = torch.rand(test_images.shape)
-    bits = nb["mean_nll"](model, test_images, u) / (784 * math.log(2))
+    bits = nb.mean_nll(model, test_images, u) / (784 * math.log(2))
     # the samples depend on the model alone
-    torch.manual_seed(nb["SEED"])
+    torch.manual_seed(nb.SEED)
     sixteen = model.sample(16)
     row = {"bits_per_dim": bits, "epochs": epochs, "tflop": tflop}
     if key == "long":
@@ -242,29 +241,29 @@ def flow(key):
 @torch.no_grad()
 def log_mean(nb, model, images):
     """Returns bits/dim of the mean of p over DRAWS draws of the noise (eq-dequant)."""
-    torch.manual_seed(nb["SEED"])
+    torch.manual_seed(nb.SEED)
     draws = []
-    for _ in range(nb["DRAWS"]):
+    for _ in range(nb.DRAWS):
         parts = [model.log_prob(part) for part in images.split(1000)]
         draws.append(torch.cat(parts))
-    log_p = torch.stack(draws).logsumexp(0) - math.log(nb["DRAWS"])  # (n,)
+    log_p = torch.stack(draws).logsumexp(0) - math.log(nb.DRAWS)  # (n,)
     return -log_p.mean().item() / (784 * math.log(2))
 
 
 def plot_for_the_report(nb, history, samples):
     """Draws curves and 16 samples of the flow without Bend, as the notebook its own."""
-    plt = nb["plt"]
+    plt = nb.plt
     plt.rcdefaults()
-    plt.rcParams.update(nb["STYLE"])
+    plt.rcParams.update(nb.STYLE)
     figures = ROOT / "report/figures"
 
     fig, ax = plt.subplots(figsize=(2.3, 2.45))
-    nb["plot_images"](samples / 255, 4, ax, "16 random samples, without Bend")
+    nb.plot_images(samples / 255, 4, ax, "16 random samples, without Bend")
     fig.savefig(figures / "realnvp_samples_plain.png", dpi=200)
 
     fig, axes = plt.subplots(2, 1, figsize=(3.9, 2.9), sharex=True)
-    nb["plot_curves"](history, axes[0])
-    nb["plot_curves"](history[1:], axes[1])  # closer, without epoch 0
+    nb.plot_curves(history, axes[0])
+    nb.plot_curves(history[1:], axes[1])  # closer, without epoch 0
     axes[0].legend()
     axes[1].set_xlabel("epoch")
     fig.savefig(figures / "realnvp_curves_plain.svg", metadata={"Date": None})
@@ -272,20 +271,20 @@ def plot_for_the_report(nb, history, samples):
 
 def vae():
     """Trains the VAE of VAE.ipynb; returns samples in grey, uint8, and its row."""
-    nb = load("VAE.ipynb")
+    nb = notebooks.load("VAE.ipynb")
     images, _ = mnist(train=True)
     test_images, _ = mnist(train=False)
     # as the notebook: the curves' sets draw random numbers, too
-    fixed = torch.Generator().manual_seed(nb["SEED"])
-    x_test = nb["binarize"](test_images, fixed)
-    x_train = nb["binarize"](images[:10_000], fixed)
+    fixed = torch.Generator().manual_seed(nb.SEED)
+    x_test = nb.binarize(test_images, fixed)
+    x_train = nb.binarize(images[:10_000], fixed)
     sets = {"train": x_train, "test": x_test}
 
-    model = nb["VAE"](nb["Z_DIM"], images.float().mean(0) / 255)
-    torch.manual_seed(nb["SEED"])
-    nb["train"](model, images, sets, nb["EPOCHS"], nb["nelbo_loss"])
+    model = nb.VAE(nb.Z_DIM, images.float().mean(0) / 255)
+    torch.manual_seed(nb.SEED)
+    nb.train(model, images, sets, nb.EPOCHS, nb.nelbo_loss)
     samples, row = measure_vae(nb, model, x_test)
-    return samples, row | {"epochs": nb["EPOCHS"]}
+    return samples, row | {"epochs": nb.EPOCHS}
 
 
 def usual_vae(iterations=20_000, batch=100):
@@ -293,7 +292,7 @@ def usual_vae(iterations=20_000, batch=100):
 
     Trained on the one-sample bound; returns samples in grey, uint8, and its row.
     """
-    nb = load("VAE.ipynb")
+    nb = notebooks.load("VAE.ipynb")
     images, _ = mnist(train=True)
     test_images, _ = mnist(train=False)
 
@@ -306,18 +305,18 @@ def usual_vae(iterations=20_000, batch=100):
             nn.Linear(300, n_out),
         )
 
-    torch.manual_seed(nb["SEED"])
-    model = nb["VAE"](10)
+    torch.manual_seed(nb.SEED)
+    model = nb.VAE(10)
     model.encoder = net(784, 20)
     model.decoder = net(10, 784)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     for _ in range(iterations):
-        x = nb["binarize"](images[torch.randint(len(images), (batch,))])
+        x = nb.binarize(images[torch.randint(len(images), (batch,))])
         optimizer.zero_grad()
         model.negative_elbo_bound(x)[0].backward()
         optimizer.step()
 
-    x_test = nb["binarize"](test_images, torch.Generator().manual_seed(nb["SEED"]))
+    x_test = nb.binarize(test_images, torch.Generator().manual_seed(nb.SEED))
     samples, row = measure_vae(nb, model, x_test)
     return samples, row | {"epochs": iterations * batch / len(images)}
 
@@ -325,9 +324,9 @@ def usual_vae(iterations=20_000, batch=100):
 @torch.no_grad()
 def measure_vae(nb, model, x_test):
     """Returns pixel probabilities of SAMPLES samples as grey levels, and the row."""
-    torch.manual_seed(nb["SEED"])
-    nelbo = nb["evaluate"](model, x_test)["nelbo"]
-    torch.manual_seed(nb["SEED"])
+    torch.manual_seed(nb.SEED)
+    nelbo = nb.evaluate(model, x_test)["nelbo"]
+    torch.manual_seed(nb.SEED)
     grey = (255 * model.sample_sigmoid(SAMPLES)).round().to(torch.uint8)
     return grey, {"nelbo_nats": nelbo}
 

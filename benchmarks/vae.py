@@ -11,14 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+import nb
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import datasets, transforms
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-import nb  # noqa: E402
 
 HELD_OUT = 10_000  # the last training images
 
@@ -57,15 +56,15 @@ def reading(vae, images):
     dataset = datasets.MNIST(
         ROOT / "data", train=False, transform=transforms.ToTensor()
     )
-    loader = torch.utils.data.DataLoader(dataset, vae["BATCH"], shuffle=True)
+    loader = torch.utils.data.DataLoader(dataset, vae.BATCH, shuffle=True)
 
     def by_loader():
         for pixels, _ in loader:
             torch.bernoulli(pixels)
 
     def by_tensor():
-        for index in torch.randperm(len(images)).split(vae["BATCH"]):
-            vae["binarize"](images[index])
+        for index in torch.randperm(len(images)).split(vae.BATCH):
+            vae.binarize(images[index])
 
     ratio = seconds(by_loader, repeats=1) / seconds(by_tensor)
     print(f"reading: DataLoader takes {ratio:.0f} times as long as one tensor")
@@ -74,12 +73,12 @@ def reading(vae, images):
 def costs(vae):
     """Prints what the notebook's parts cost, in TFLOP, and how fast they run."""
     torch.manual_seed(0)
-    images = vae["load_mnist"](ROOT / "data", train=False)
+    images = vae.load_mnist(ROOT / "data", train=False)
     reading(vae, images)
 
-    batch = vae["BATCH"]
-    x = vae["binarize"](images)
-    model = vae["VAE"](vae["Z_DIM"], images.float().mean(0) / 255)
+    batch = vae.BATCH
+    x = vae.binarize(images)
+    model = vae.VAE(vae.Z_DIM, images.float().mean(0) / 255)
     rate = matmul_rate()
     print(f"matrix products: {rate / 1e9:.0f} GFLOP/s")
 
@@ -89,31 +88,31 @@ def costs(vae):
 
     def ten_steps():
         for _ in range(10):
-            step(model, vae["nelbo_loss"])
+            step(model, vae.nelbo_loss)
 
     def part_e():
         # the first image of 2e: all its samples
-        samples = vae["REPEATS"] * max(vae["IWAE_M"])
-        vae["draw_log_weights"](model, x[:1], samples)
+        samples = vae.REPEATS * max(vae.IWAE_M)
+        vae.draw_log_weights(model, x[:1], samples)
 
     def evaluation():
-        vae["evaluate"](model, x)
+        vae.evaluate(model, x)
 
-    n, n_test, epochs = vae["N_TRAIN"], vae["N_TEST"], vae["EPOCHS"]
+    n, n_test, epochs = vae.N_TRAIN, vae.N_TEST, vae.EPOCHS
     shares = n_test / len(x)
-    small = vae["AutoregressiveVAE"](vae["Z_DIM"])
-    ar_step = flops(lambda: step(small, vae["nelbo_loss"])) / batch
+    small = vae.AutoregressiveVAE(vae.Z_DIM)
+    ar_step = flops(lambda: step(small, vae.nelbo_loss)) / batch
     vae_step = flops(ten_steps) / 10 / batch
     # the 2-D model, two brief VAEs, and the autoregressive ones
-    trainings = 3 * vae_step + 2 * vae["EXTRA_SEEDS"] * ar_step
-    points = vae["GRID_POINTS"] ** 2 * 2  # two grids
-    decoder = flops(lambda: model.dec(torch.zeros(1, vae["Z_DIM"])))
-    tightness = (points + 50 * vae["TIGHTNESS_SAMPLES"]) * decoder
+    trainings = 3 * vae_step + 2 * vae.EXTRA_SEEDS * ar_step
+    points = vae.GRID_POINTS**2 * 2  # two grids
+    decoder = flops(lambda: model.dec(torch.zeros(1, vae.Z_DIM)))
+    tightness = (points + 50 * vae.TIGHTNESS_SAMPLES) * decoder
     parts = {
         "training": n * epochs * vae_step,
         "curves": 2 * (epochs + 1) * shares * flops(evaluation),
-        "part 2e": n_test * flops(part_e) + vae["REPEATS"] * shares * flops(evaluation),
-        "extra": n * vae["EXTRA_EPOCHS"] * trainings + tightness,
+        "part 2e": n_test * flops(part_e) + vae.REPEATS * shares * flops(evaluation),
+        "extra": n * vae.EXTRA_EPOCHS * trainings + tightness,
     }
     for name, cost in parts.items():
         print(f"{name:<10}{cost / 1e12:>6.1f} TFLOP")
@@ -168,25 +167,25 @@ CHANGES = {  # what is said of it: what changes in the notebook's names
 def ablation(name, epochs, images_for_nll=2000, samples=200):
     """Prints what a training with one choice changed reaches on held-out images."""
     vae = nb.load("VAE.ipynb")
-    vae.update(CHANGES[name])
+    vars(vae).update(CHANGES[name])
     if name == "one last layer for all pixels":
         # 200 wide: as many operations
-        vae["Decoder"] = lambda z_dim, *_: vae["ResidualNet"](z_dim, 200, 784)
-    images = vae["load_mnist"](ROOT / "data", train=True)
-    x = vae["binarize"](images[-HELD_OUT:], torch.Generator().manual_seed(0))
+        vae.Decoder = lambda z_dim, *_: vae.ResidualNet(z_dim, 200, 784)
+    images = vae.load_mnist(ROOT / "data", train=True)
+    x = vae.binarize(images[-HELD_OUT:], torch.Generator().manual_seed(0))
     images = images[:-HELD_OUT]
 
     torch.manual_seed(0)
-    model = vae["VAE"](vae["Z_DIM"], images.float().mean(0) / 255)
+    model = vae.VAE(vae.Z_DIM, images.float().mean(0) / 255)
     if name.startswith("last bias"):
         model.decoder.last.bias.data.zero_()
         model.x_mean.zero_()
     start = time.perf_counter()
-    quiet(vae["train"], model, images, {}, epochs, vae["nelbo_loss"])
+    quiet(vae.train, model, images, {}, epochs, vae.nelbo_loss)
     spent = time.perf_counter() - start
 
     torch.manual_seed(0)
-    nelbo = [vae["evaluate"](model, x)["nelbo"] for _ in range(5)]
+    nelbo = [vae.evaluate(model, x)["nelbo"] for _ in range(5)]
     with torch.no_grad():
         nll, _, _ = model.negative_iwae_bound(x[:images_for_nll], samples)
     print(f"{name:<36}{sum(nelbo) / 5:>8.2f}{nll:>8.2f}{spent:>7.0f} s", flush=True)

@@ -10,27 +10,16 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 
-class Definitions:
-    """A notebook's functions, classes and constants, as attributes.
-
-    One that a test replaces (monkeypatch.setattr) is replaced for the notebook's own
-    functions, too.
-    """
-
-    def __init__(self, name):
-        self.__dict__ = nb.load(name)
-
-
 @pytest.fixture
 def vae():
-    """The definitions of VAE.ipynb."""
-    return Definitions("VAE.ipynb")
+    """The definitions of VAE.ipynb, as a module."""
+    return nb.load("VAE.ipynb")
 
 
 @pytest.fixture
 def flow():
-    """The definitions of RealNVP.ipynb."""
-    return Definitions("RealNVP.ipynb")
+    """The definitions of RealNVP.ipynb, as a module."""
+    return nb.load("RealNVP.ipynb")
 
 
 @pytest.fixture(autouse=True)

@@ -70,7 +70,7 @@ def test_log_mean_is_of_the_mean_of_p_over_the_draws(samples):
     for p in model.parameters():
         p.add_(0.01 * torch.randn_like(p))
 
-    torch.manual_seed(notebook["SEED"])
+    torch.manual_seed(notebook.SEED)
     logs = [model.log_prob(images, torch.rand(images.shape)) for _ in range(8)]
     logs = torch.stack(logs)
     most = logs.amax(0)
@@ -85,7 +85,7 @@ def test_squares_of_two_by_two_pixels_lie_in_the_cells_of_the_grid(parts):
     order = parts.checkerboard_of_squares(notebook)
     assert torch.equal(order.sort().values, torch.arange(784))
     for colour, half in enumerate((order[:392], order[392:].flip(0))):
-        grid = notebook["to_grid"](half[None, None], 4)[0]  # (8, 7, 7)
+        grid = notebook.to_grid(half[None, None], 4)[0]  # (8, 7, 7)
         row, column = grid // 28, grid % 28
         cell = torch.arange(7)
         assert torch.equal(row // 4, cell[:, None].expand(8, 7, 7))
@@ -101,7 +101,7 @@ def without_runs(change):
 def test_every_row_of_the_flows_parts_is_a_flow_that_can_be_undone(parts, samples):
     notebook = nb.load("RealNVP.ipynb")
     images = torch.randint(0, 256, (50, 784), dtype=torch.uint8)
-    x = notebook["dequantize"](images[:2], torch.rand(2, 784))
+    x = notebook.dequantize(images[:2], torch.rand(2, 784))
     kinds = set()
     for change in parts.ROWS.values():
         model = parts.build(notebook, images, **without_runs(change))

@@ -264,7 +264,7 @@ def test_definitions_and_runs_never_share_a_cell(name):
 def test_functions_use_no_variable_of_a_run(name):
     """…so that tests and benchmarks may load the definitions alone."""
     namespace = nb.load(name)
-    known = namespace.keys() | vars(builtins).keys() | IPYTHON
+    known = vars(namespace).keys() | vars(builtins).keys() | IPYTHON
 
     def names(body):
         for instruction in dis.get_instructions(body):

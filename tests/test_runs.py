@@ -369,7 +369,7 @@ def test_a_gpu_that_this_pytorch_cannot_use(name, monkeypatch, capsys):
     def no_kernels(*args, **options):
         raise RuntimeError("no kernel image is available for execution on the device")
 
-    pick_device = nb.load(name)["pick_device"]
+    pick_device = nb.load(name).pick_device
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch, "ones", no_kernels)
     assert pick_device().type == "cpu"
@@ -379,7 +379,7 @@ def test_a_gpu_that_this_pytorch_cannot_use(name, monkeypatch, capsys):
 @both
 def test_a_check_that_fails_stops_the_notebook(name):
     """…also where assert statements are left out (see `runs`)."""
-    check = nb.load(name)["check"]
+    check = nb.load(name).check
     row = check(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.5]), 0.5, "nats")
     want = {"values": 2, "difference": 0.5, "tolerance": 0.5, "unit": "nats"}
     assert row == want

@@ -1,9 +1,13 @@
-"""Loads a notebook: its cells, or its definitions without its runs."""
+"""Loads a notebook: its cells, or its definitions without its runs.
+
+Used by the scripts beside it and, by .pytest.ini, by the tests.
+"""
 
 import ast
 import json
 import linecache
 import subprocess
+import types
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,8 +40,11 @@ def defines(node):
 
 
 def load(name):
-    """Executes the cells that only define, in order, and returns their namespace."""
-    namespace = {"__name__": name}
+    """Returns a module of the notebook's definitions: the cells that only define.
+
+    One that is replaced there is replaced for the notebook's own functions, too.
+    """
+    module = types.ModuleType(name)
     for number, text in enumerate(code_cells(name), 1):
         body = ast.parse(text).body
         if not body or not all(defines(node) for node in body):
@@ -45,8 +52,8 @@ def load(name):
         # tracebacks show the cell's own lines
         file = f"<{name}, cell {number}>"
         linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-        exec(compile(text, file, "exec"), namespace)
-    return namespace
+        exec(compile(text, file, "exec"), vars(module))
+    return module
 
 
 def committed(path):

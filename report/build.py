@@ -239,10 +239,35 @@ def typst_theory(markdown, names):
     )
 
 
+def parameters(notebook):
+    """Returns the literals of the cell tagged `parameters`: {"EPOCHS": 10, ...}.
+
+    Raises:
+        ValueError: there is no such cell.
+    """
+    (source,) = code_parts(notebook, ["parameters"])
+    values = {}
+    for node in ast.parse(source).body:
+        values[node.targets[0].id] = ast.literal_eval(node.value)
+    return values
+
+
+def notebook_of(out, name):
+    """Returns the notebook (its JSON) that gave the results in `out`.
+
+    A quick run's copy is beside its results; otherwise it is the repository's.
+    """
+    path = out / name
+    if not path.exists():
+        path = ROOT / name
+    return json.loads(path.read_text("utf-8"))
+
+
 def prepare(out=REPORT):
     """Puts all that Typst reads into out/build, and returns that folder.
 
-    The report's sources, figures, results, the notebooks' listings, theory.md's parts.
+    The report's sources, figures, results, the notebooks' parameters and listings,
+    theory.md's parts.
     """
     build = out / "build"
     for folder in ("figures", "results"):
@@ -257,8 +282,11 @@ def prepare(out=REPORT):
         if not (build / name).exists() and (REPORT / name).exists():
             shutil.copy(REPORT / name, build / name)
 
+    for name, notebook in (("vae", "VAE.ipynb"), ("flow", "RealNVP.ipynb")):
+        values = json.dumps(parameters(notebook_of(out, notebook)), indent=1)
+        (build / f"{name}.parameters.json").write_text(values, encoding="utf-8")
     for name, (notebook, *parts) in LISTINGS.items():
-        code = listing(json.loads((ROOT / notebook).read_text("utf-8")), *parts)
+        code = listing(notebook_of(out, notebook), *parts)
         (build / f"{name}.py").write_text(code, encoding="utf-8")
 
     theory = (ROOT / "theory.md").read_text("utf-8")
@@ -300,7 +328,13 @@ def compile_report(out=REPORT, **cover):
         raise ValueError(found.removeprefix("error: ").strip()) from None
     if warnings:
         raise ValueError("Typst warned: " + "; ".join(w.message for w in warnings))
-    return pdf, [f"page {mark['page']}: {mark['message']}" for mark in marks]
+    pages = {}
+    for mark in marks:
+        pages.setdefault(mark["message"], []).append(str(mark["page"]))
+    found = []
+    for message, places in pages.items():
+        found.append(f"page {', '.join(dict.fromkeys(places))}: {message}")
+    return pdf, found
 
 
 def student(lastname, number):
@@ -396,9 +430,16 @@ def hand_in(lastname, number, name=None, with_data=False, force=False, anyway=Fa
         anyway: also if the report has sentences that its results do not bear.
 
     Raises:
-        ValueError: one of these, a name or number that does not fit, a missing file.
+        ValueError: one of these, a name or number that does not fit, a missing file, or
+            numbers of held-out images in place of the test set.
     """
     lastname, number = student(lastname, number)
+    for notebook in ("VAE.ipynb", "RealNVP.ipynb"):
+        if parameters(notebook_of(ROOT, notebook))["VALIDATE"]:
+            raise ValueError(
+                f"{notebook} has VALIDATE = True: its numbers are of held-out training "
+                "images, not of the test set; run it with False, and hand in that"
+            )
     path = ROOT / f"HW2_{lastname}_{number}.zip"
     if path.exists() and not force:
         raise ValueError(f"{path.name} exists already; --force overwrites it")

@@ -71,6 +71,14 @@ def edit(path, old, new):
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
+def edit_parameter(path, line):
+    """Puts a line like "EPOCHS = 2" in the place of the one that it names."""
+    name = line.partition(" = ")[0]
+    text, count = re.subn(rf'"{name} = .*?(?=  #)', f'"{line}', path.read_text("utf-8"))
+    assert count == 1
+    path.write_text(text, encoding="utf-8")
+
+
 def edit_json(build, name, change):
     path = build.REPORT / f"results/{name}.json"
     data = json.loads(path.read_text("utf-8"))
@@ -203,12 +211,28 @@ def test_a_sentence_that_the_results_do_not_bear_is_marked(build, capsys):
 
 def test_a_training_that_was_stopped_by_hand_is_marked(build):
     def stop(data):
-        data["epochs_done"] = 0.5
+        data["history"]["epoch"][-1] = 0.5
 
     for name in ("vae", "realnvp"):
         edit_json(build, name, stop)
     _, marks = build.compile_report()
     assert sum("stopped after 0.5 of" in mark for mark in marks) == 2
+
+
+def test_words_that_the_parameters_contradict_are_marked(build):
+    """…wherever they stand; the assignment's own are not."""
+    other = {"VAE.ipynb": "VALIDATE = True", "RealNVP.ipynb": "PAIRS = 5"}
+    for name, line in other.items():
+        edit_parameter(build.ROOT / name, line)
+    _, marks = build.compile_report()
+    (test_set,) = [mark for mark in marks if "VALIDATE = True" in mark]
+    (pairs,) = [mark for mark in marks if "PAIRS is 5" in mark]
+    for mark in test_set, pairs:
+        assert mark.startswith("page 1, ") and mark.count(",") > 4
+    # of the flow's pages only what compares it with the VAE
+    assert len(test_set.split(":")[0].split(",")) < 14
+    with pytest.raises(SystemExit, match="VAE.ipynb has VALIDATE = True"):
+        hand_in(build)
 
 
 def test_a_missing_number_figure_source_or_part_is_named(tmp_path):

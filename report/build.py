@@ -77,17 +77,28 @@ THEORY = {  # part of theory.md -> its headings
 }
 
 
+def code_cells(notebook):
+    """Returns the code cells of `notebook` (its JSON), less the empty ones.
+
+    Jupyter adds an empty one where somebody runs the last.
+    """
+    found = []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code" and "".join(cell["source"]).strip():
+            found.append(cell)
+    return found
+
+
 def code_parts(notebook, parts):
     """Returns the sources that `parts` names: tags of cells, names of definitions.
 
     Raises:
         ValueError: no code cell of `notebook` (its JSON) has such a tag or definition.
     """
-    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     sources = []
     for part in parts:
         found = []
-        for cell in cells:
+        for cell in code_cells(notebook):
             source = "".join(cell["source"])
             if part in cell["metadata"].get("tags", []):
                 found.append(source.strip())
@@ -361,9 +372,8 @@ def student(lastname, number):
 def figure_cells_without_a_figure(notebook):
     """Returns how many cells of `notebook` (its JSON) save a figure and show none."""
     count = 0
-    for cell in notebook["cells"]:
-        source = "".join(cell["source"])
-        if cell["cell_type"] != "code" or not re.search(r"^\s*save\(", source, re.M):
+    for cell in code_cells(notebook):
+        if not re.search(r"^\s*save\(", "".join(cell["source"]), re.M):
             continue
         kinds = [kind for output in cell["outputs"] for kind in output.get("data", {})]
         count += not any(kind.startswith("image/") for kind in kinds)
@@ -393,8 +403,7 @@ def zip_files(with_data=False):
         if not name.endswith(".ipynb"):
             continue
         notebook = json.loads((ROOT / name).read_text("utf-8"))
-        cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-        if not all(cell["execution_count"] for cell in cells):
+        if not all(cell["execution_count"] for cell in code_cells(notebook)):
             raise ValueError(
                 f"{name} has cells that were not run; hand in notebooks with outputs"
             )

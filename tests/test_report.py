@@ -1,7 +1,6 @@
 """The report and the zip to hand in, built in a copy of the repository."""
 
 import ast
-import importlib.util
 import io
 import json
 import os
@@ -32,10 +31,7 @@ def copy_tree(folder):
     shutil.copytree(nb.ROOT / "report", folder / "report", ignore=without)
     for name in (*NOTEBOOKS, "theory.md", "requirements.txt", "README.md"):
         shutil.copy(nb.ROOT / name, folder)
-    spec = importlib.util.spec_from_file_location("build", folder / "report/build.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return nb.load_script("build", folder)
 
 
 @pytest.fixture
@@ -347,6 +343,11 @@ def test_a_notebook_without_a_run_or_a_figure_is_not_handed_in(build):
     change(code[0], execution_count=None)
     with pytest.raises(SystemExit, match="VAE.ipynb has cells that were not run"):
         hand_in(build)
+    # as Jupyter leaves a notebook, in which somebody wants figures as SVG
+    notebook = json.loads(whole.replace('"image/png"', '"image/svg+xml"'))
+    notebook["cells"].append({**code[-1], "source": [], "execution_count": None})
+    path.write_text(json.dumps(notebook), encoding="utf-8")
+    assert "VAE.ipynb" in build.zip_files()
     drawing = [cell for cell in code if "\nsave(" in "".join(cell["source"])]
     change(drawing[0], outputs=[])
     with pytest.raises(SystemExit, match="VAE.ipynb .* figure is not in their output"):

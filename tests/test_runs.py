@@ -38,7 +38,6 @@ TINY = {  # smaller still
     "VAE.ipynb": {
         **SMALL["VAE.ipynb"],
         "N_TEST": 20,
-        "EXTRA_SEEDS": 1,
         "TIGHTNESS_SAMPLES": 20,
         "GRID_POINTS": 31,
     },

@@ -109,7 +109,7 @@ def costs(vae):
     short += step_cost(residual, vae.mirrored_loss)
     around = step_cost(vae.AutoregressiveVAE(vae.Z_DIM), vae.one_sample_loss)
     flat = vae.VAE(2)
-    grid = 5 * vae.GRID_POINTS**2 + 2 * 4 * vae.GRID_POINTS**2
+    grid = 9 * vae.GRID_POINTS**2  # log p(x) on two grids, and the posteriors
     decoder = flops(lambda: flat.dec(torch.zeros(1, 2)))
     tightness = (grid + 50 * vae.TIGHTNESS_SAMPLES) * decoder
     tightness += n * vae.EPOCHS_2D * step_cost(flat, vae.one_sample_loss)

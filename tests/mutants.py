@@ -369,6 +369,12 @@ def put_in(namespace, name, mistake):
         return
     old = namespace[mistake.name]
     exec(edited(name, mistake), namespace)
+    new = namespace[mistake.name]
+    if isinstance(new, type):
+        # what the class was given later stays
+        for method, value in vars(old).items():
+            if method not in vars(new):
+                setattr(new, method, value)
     # methods are functions that a class was given
     for value in list(namespace.values()):
         if isinstance(value, type) and vars(value).get(mistake.name) is old:

@@ -4,6 +4,7 @@ Used by the scripts beside it and, by .pytest.ini, by the tests.
 """
 
 import ast
+import importlib.util
 import json
 import linecache
 import subprocess
@@ -14,8 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def cells(name):
-    """Returns all cells of a committed notebook, as JSON."""
-    return json.loads((ROOT / name).read_text("utf-8"))["cells"]
+    """Returns a notebook's cells, as JSON, without the empty ones that Jupyter adds."""
+    found = json.loads((ROOT / name).read_text("utf-8"))["cells"]
+    return [cell for cell in found if "".join(cell["source"]).strip()]
 
 
 def code_cells(name):
@@ -66,9 +68,16 @@ def committed(path):
 
 
 def is_committed(path):
-    """Whether a file is as in the last commit, or as handed out without git."""
-    before = committed(path)
-    return before is None or before == (ROOT / path).read_bytes()
+    """Whether a file is as in the last commit; False where there is no git."""
+    return committed(path) == (ROOT / path).read_bytes()
+
+
+def load_script(name, root=ROOT):
+    """Returns report/run.py or build.py, of a copy of the repository, as a module."""
+    spec = importlib.util.spec_from_file_location(name, root / f"report/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def check_one_run(run_cells):

@@ -23,8 +23,10 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 import unicodedata
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pypandoc
@@ -77,26 +79,49 @@ THEORY = {  # part of theory.md -> its headings
 }
 
 
+def code_cells(notebook):
+    """Returns the code cells of `notebook` (its JSON), less the empty ones.
+
+    Jupyter adds an empty one where somebody runs the last.
+    """
+    found = []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code" and "".join(cell["source"]).strip():
+            found.append(cell)
+    return found
+
+
+def definitions(source):
+    """Yields (name, lines) of the functions, classes and methods, as "Class.method"."""
+    for node in ast.parse(source).body:
+        found = [(getattr(node, "name", None), node)]
+        if isinstance(node, ast.ClassDef):
+            for inner in node.body:
+                found.append((f"{node.name}.{getattr(inner, 'name', None)}", inner))
+        for name, part in found:
+            first = min([part, *getattr(part, "decorator_list", [])], key=line_of)
+            lines = source.splitlines()[first.lineno - 1 : part.end_lineno]
+            yield name, textwrap.dedent("\n".join(lines))
+
+
+def line_of(node):
+    return node.lineno
+
+
 def code_parts(notebook, parts):
     """Returns the sources that `parts` names: tags of cells, names of definitions.
 
     Raises:
         ValueError: no code cell of `notebook` (its JSON) has such a tag or definition.
     """
-    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     sources = []
     for part in parts:
         found = []
-        for cell in cells:
+        for cell in code_cells(notebook):
             source = "".join(cell["source"])
             if part in cell["metadata"].get("tags", []):
                 found.append(source.strip())
-            for node in ast.parse(source).body:
-                if getattr(node, "name", None) == part:
-                    decorators = [decorator.lineno for decorator in node.decorator_list]
-                    first = min([node.lineno, *decorators])
-                    lines = source.splitlines()[first - 1 : node.end_lineno]
-                    found.append("\n".join(lines))
+            found += [text for name, text in definitions(source) if name == part]
         if not found:
             raise ValueError(
                 "a notebook must have a code cell tagged, or a definition named, "
@@ -108,31 +133,11 @@ def code_parts(notebook, parts):
 
 def is_aside(node):
     """Whether a statement is not printed: a docstring, or a guard."""
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-        return True
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-        return getattr(node.value.func, "id", "").startswith("check_")
-    return (
-        isinstance(node, ast.If)
-        and not node.orelse
-        and isinstance(node.body[-1], ast.Raise)
-    )
-
-
-def only_for(asides, function):
-    """Returns the assignments in `function` of names that only `asides` use."""
-    kept = [node for node in function.body if node not in asides]
-    used = set()
-    for node in kept:
-        for name in ast.walk(node):
-            if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Load):
-                used.add(name.id)
-    found = []
-    for node in kept:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            if node.targets[0].id not in used:
-                found.append(node)
-    return found
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant)
+    if isinstance(node, ast.If):
+        return isinstance(node.body[-1], ast.Raise) and not node.orelse
+    return False
 
 
 def without_asides(source):
@@ -145,8 +150,6 @@ def without_asides(source):
         asides = [node for node in parent.body if is_aside(node)]
         if len(asides) == len(parent.body):
             continue
-        if isinstance(parent, ast.FunctionDef):
-            asides += only_for(asides, parent)
         for node in asides:
             last = node.end_lineno
             # the blank line after it, too
@@ -263,6 +266,20 @@ def notebook_of(out, name):
     return json.loads(path.read_text("utf-8"))
 
 
+def write(path, data):
+    """Writes text or bytes to `path`, whole or, where that fails, not at all."""
+    if isinstance(data, str):
+        data = data.encode("utf-8")
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        # a full disk names no file
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
 def prepare(out=REPORT):
     """Puts all that Typst reads into out/build, and returns that folder.
 
@@ -273,28 +290,30 @@ def prepare(out=REPORT):
     for folder in ("figures", "results"):
         # what an earlier build left there would hide that it is missing now
         shutil.rmtree(build / folder, ignore_errors=True)
-        (build / folder).mkdir(parents=True)
+        (build / folder).mkdir(parents=True, exist_ok=True)
         for path in sorted((out / folder).glob("*")):
-            shutil.copy(path, build / folder)
+            # not a folder, such as Jupyter's .ipynb_checkpoints
+            if path.is_file():
+                write(build / folder / path.name, path.read_bytes())
     for name in SOURCES:
-        shutil.copy(REPORT / name, build)
+        write(build / name, (REPORT / name).read_bytes())
     for name in BENCHMARKS:
         if not (build / name).exists() and (REPORT / name).exists():
-            shutil.copy(REPORT / name, build / name)
+            write(build / name, (REPORT / name).read_bytes())
 
     for name, notebook in (("vae", "VAE.ipynb"), ("flow", "RealNVP.ipynb")):
         values = json.dumps(parameters(notebook_of(out, notebook)), indent=1)
-        (build / f"{name}.parameters.json").write_text(values, encoding="utf-8")
+        write(build / f"{name}.parameters.json", values)
     for name, (notebook, *parts) in LISTINGS.items():
         code = listing(notebook_of(out, notebook), *parts)
-        (build / f"{name}.py").write_text(code, encoding="utf-8")
+        write(build / f"{name}.py", code)
 
     theory = (ROOT / "theory.md").read_text("utf-8")
     names = citations((REPORT / "refs.bib").read_text("utf-8"))
     for name, headings in THEORY.items():
         part = typst_theory(theory_part(theory, headings), names)
         part = '#import "template.typ": *\n' + part
-        (build / f"theory-{name}.typ").write_text(part, encoding="utf-8")
+        write(build / f"theory-{name}.typ", part)
     return build
 
 
@@ -361,9 +380,8 @@ def student(lastname, number):
 def figure_cells_without_a_figure(notebook):
     """Returns how many cells of `notebook` (its JSON) save a figure and show none."""
     count = 0
-    for cell in notebook["cells"]:
-        source = "".join(cell["source"])
-        if cell["cell_type"] != "code" or not re.search(r"^\s*save\(", source, re.M):
+    for cell in code_cells(notebook):
+        if not re.search(r"^\s*save\(", "".join(cell["source"]), re.M):
             continue
         kinds = [kind for output in cell["outputs"] for kind in output.get("data", {})]
         count += not any(kind.startswith("image/") for kind in kinds)
@@ -393,8 +411,7 @@ def zip_files(with_data=False):
         if not name.endswith(".ipynb"):
             continue
         notebook = json.loads((ROOT / name).read_text("utf-8"))
-        cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-        if not all(cell["execution_count"] for cell in cells):
+        if not all(cell["execution_count"] for cell in code_cells(notebook)):
             raise ValueError(
                 f"{name} has cells that were not run; hand in notebooks with outputs"
             )
@@ -451,7 +468,7 @@ def hand_in(lastname, number, name=None, with_data=False, force=False, anyway=Fa
             "the results do not bear all that the report says; change its text, or "
             "hand it in with the marks: --anyway\n" + "\n".join(marks)
         )
-    path.write_bytes(zip_bytes(files))
+    write(path, zip_bytes(files))
     return path
 
 
@@ -481,8 +498,9 @@ def main(argv=None):
     if both and args.out:
         parser.error("a zip is made from the notebooks' own results, without --out")
     for stream in (sys.stdout, sys.stderr):
-        # a terminal that cannot show a sign shows another
-        stream.reconfigure(errors="replace")
+        # a terminal that cannot show a sign shows another; Jupyter's and IDLE's can
+        with suppress(AttributeError):
+            stream.reconfigure(errors="replace")
 
     try:
         if both:
@@ -491,7 +509,7 @@ def main(argv=None):
             out = Path(args.out).resolve() if args.out else REPORT
             path = out / "report.pdf"
             pdf, marks = compile_report(out)
-            path.write_bytes(pdf)
+            write(path, pdf)
             if marks:
                 print("marked in the report, because the results do not bear it:")
             for mark in marks:
@@ -507,4 +525,7 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; what was there is as it was")

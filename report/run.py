@@ -9,23 +9,45 @@ The terminal shows each cell's number and section, and what the cell prints, its
 progress bar too. A notebook is written when all its cells have run: where one stops,
 its traceback is shown and the file stays as it was.
 
+A notebook that ran whole keeps a hash of its code in its metadata, which a test
+compares with the code. Comments, docstrings and what only draws are not in it.
+
 A quick run leaves the repository's notebooks, figures and numbers alone: its copies
 of them, and its report, are in report/build/quick or DIR.
 """
 
-import argparse
-import asyncio
-import re
 import signal
-import subprocess
 import sys
-import time
-from contextlib import suppress
-from pathlib import Path
 
-import nbformat
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+def stop(*_):
+    """Makes SIGTERM what Ctrl-C is."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, stop)
+try:
+    # a second or two, in which somebody may press Ctrl-C
+    import argparse
+    import ast
+    import asyncio
+    import atexit
+    import hashlib
+    import logging
+    import os
+    import re
+    import subprocess
+    import time
+    from contextlib import suppress
+    from pathlib import Path
+
+    import nbformat
+    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+except KeyboardInterrupt:
+    sys.exit("stopped before anything was run")
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {  # the parameters of a quick run
@@ -53,25 +75,67 @@ KEPT = (
 )
 
 
+class ThisPython(KernelSpecManager):
+    """Starts the Python that runs this script, whichever kernels Jupyter knows."""
+
+    def get_kernel_spec(self, kernel_name):
+        return KernelSpec(
+            argv=[
+                sys.executable,
+                "-m",
+                "ipykernel_launcher",
+                "-f",
+                "{connection_file}",
+            ],
+            language="python",
+            metadata={"kernel_provisioner": {"provisioner_name": "local-provisioner"}},
+        )
+
+
 class ShownClient(NotebookClient):
     """Executes a notebook and shows on the terminal where it is."""
 
     def __init__(self, notebook, name, folder):
         super().__init__(
             notebook,
-            # the Python that runs this script, whatever the notebook was saved with
             kernel_name="python3",
+            # patience: its files may come over a network
+            startup_timeout=600,
             # no warning about the connection to this same machine
             extra_arguments=["--log-level=ERROR"],
             # of a progress bar, the last state is kept
             coalesce_streams=True,
             record_timing=False,
             resources={"metadata": {"path": str(folder)}},
-            on_notebook_start=leave_ctrl_c_alone,
             on_cell_execute=self.show_place,
         )
+        # what goes wrong is said by `execute`
+        self.log = logging.getLogger("silent")
+        self.log.setLevel(logging.CRITICAL + 1)
         self.name = name
-        self.place = "its start"
+        self.place = None
+        self.stopped = False
+
+    def create_kernel_manager(self):
+        """Returns the manager of a kernel of `ThisPython`; nbclient calls this."""
+        super().create_kernel_manager()
+        self.km.kernel_spec_manager = ThisPython()
+        return self.km
+
+    async def async_start_new_kernel(self, **kwargs):
+        """Starts Python; nbclient calls this."""
+        task = asyncio.current_task()
+
+        def stop_task():
+            self.stopped = True
+            self.shutdown_kernel = "immediate"
+            task.cancel()
+
+        # nbclient's own way with Ctrl-C ends in tracebacks
+        with suppress(NotImplementedError):  # on Windows, where it has none
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, stop_task)
+        await super().async_start_new_kernel(**kwargs)
 
     def show_place(self, cell, cell_index):
         """Shows which cell starts; nbclient calls this."""
@@ -83,12 +147,6 @@ class ShownClient(NotebookClient):
         if msg["msg_type"] == "stream":
             print(msg["content"]["text"], end="", flush=True)
         return super().process_message(msg, cell, cell_index)
-
-
-def leave_ctrl_c_alone(**kwargs):
-    """Lets Ctrl-C raise KeyboardInterrupt; nbclient's own way ends in tracebacks."""
-    with suppress(NotImplementedError):  # on Windows, where it has no such way
-        asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
 
 
 def place(notebook, index):
@@ -122,12 +180,50 @@ def set_parameters(notebook, values):
                 raise ValueError(f"the notebook has no parameter {name}")
 
 
+def only_draws(statement):
+    """Whether a statement of a cell, or a function, is about a figure."""
+    names = [n.id for n in ast.walk(statement) if isinstance(n, ast.Name)]
+    names.append(getattr(statement, "name", ""))
+    return any(re.fullmatch("ax|axes|fig|plt|save|plot_.*", name) for name in names)
+
+
+def code_hash(notebook):
+    """Returns a hash of the code (of a notebook's JSON) that computes its numbers.
+
+    Without what only draws, comments, docstrings and empty lines: to change these
+    costs no training.
+    """
+    kept = []
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] != "code":
+            continue
+        lines = source.splitlines()
+        body = ast.parse(source).body
+        for node in [inner for statement in body for inner in ast.walk(statement)]:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(
+                node
+            ):
+                first = node.body[0]
+                for i in range(first.lineno - 1, first.end_lineno):
+                    lines[i] = ""
+        for statement in body:
+            if not only_draws(statement):
+                first = min(
+                    n.lineno for n in ast.walk(statement) if hasattr(n, "lineno")
+                )
+                kept += lines[first - 1 : statement.end_lineno]
+    kept = [re.sub(r"(^|\s)\s*#.*", "", line).rstrip() for line in kept]
+    text = "\n".join(line for line in kept if line)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
 def execute(notebook, name, folder=ROOT):
     """Runs all cells of a notebook (nbformat's), in `folder`; exits where one stops."""
     start = time.perf_counter()
     metadata = notebook.metadata.copy()
     client = ShownClient(notebook, name, folder)
-    print(f"{name}: starting Python", flush=True)
+    print(f"{name}: starting {sys.executable}", flush=True)
     try:
         client.execute()
     except CellExecutionError as error:
@@ -136,14 +232,22 @@ def execute(notebook, name, folder=ROOT):
             # without the colours
             traceback = re.sub(r"\x1b\[[0-9;]*m", "", traceback)
         sys.exit(f"{traceback}\n{name} failed in {client.place}\n{KEPT}")
-    except DeadKernelError:
+    except (DeadKernelError, asyncio.CancelledError, KeyboardInterrupt) as error:
+        where = client.place or "its start"
+        if client.stopped or isinstance(error, KeyboardInterrupt):
+            sys.exit(f"\n{name} was stopped in {where}\n{KEPT}")
         why = "Python ended, perhaps for want of memory, in"
-        sys.exit(f"\n{name}: {why} {client.place}\n{KEPT}")
-    except KeyboardInterrupt:
-        client.shutdown_kernel = "immediate"
-        sys.exit(f"\n{name} was stopped in {client.place}\n{KEPT}")
+        sys.exit(f"\n{name}: {why} {where}\n{KEPT}")
+    except (RuntimeError, OSError) as error:
+        if client.place:
+            raise
+        # nbclient cleaned up already
+        atexit.unregister(client._cleanup_kernel)
+        sys.exit(f"{name}: {sys.executable} does not run notebooks: {error}\n{KEPT}")
     # the same file on every Python
     notebook.metadata = metadata
+    # what a notebook becomes when it is exported
+    notebook.metadata.language_info = {"name": "python", "file_extension": ".py"}
     minutes = (time.perf_counter() - start) / 60
     print(f"{name}: all cells ran, {minutes:.1f} minutes", flush=True)
 
@@ -153,13 +257,46 @@ def run(name, target, values):
     source = ROOT / name
     before = source.read_bytes()
     notebook = nbformat.reads(before.decode("utf-8"), as_version=4)
+    # Jupyter adds an empty cell where one runs the last
+    notebook.cells = [cell for cell in notebook.cells if cell.source.strip()]
     set_parameters(notebook, values)
     execute(notebook, name)
-    if target == source and source.read_bytes() != before:
-        # saved meanwhile by somebody who has it open: both are kept
-        target = source.with_suffix(".run.ipynb")
-        print(f"{name} was changed meanwhile; the run is in {target.name}")
-    target.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+    if target == source:
+        notebook.metadata.code_hash = code_hash(notebook)
+        if source.read_bytes() != before:
+            # saved meanwhile by somebody who has it open: both are kept
+            target = source.with_suffix(".run.ipynb")
+            print(f"{name} was changed meanwhile; the run is in {target.name}")
+    text = nbformat.writes(notebook) + "\n"
+    # whole or not at all, whatever happens
+    part = target.with_name(target.name + ".part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, target)
+    except OSError as error:
+        sys.exit(f"{target} cannot be written ({error.strerror})\n{KEPT}")
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def quick_folder(out):
+    """Returns the folder of a quick run, made where it is missing.
+
+    Exits where it holds what is not of a quick run, and would be overwritten.
+    """
+    out = Path(out).expanduser().resolve()
+    mark = out / "quick-run.txt"
+    written = [*SMALL, "figures", "results", "build", "report.pdf"]
+    found = [name for name in written if (out / name).exists()]
+    if found and not mark.exists():
+        sys.exit(
+            f"{out} holds {', '.join(found)}, which no quick run made and this one "
+            "would overwrite: give it another folder"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    mark.write_text("A quick run's: the next one overwrites it.\n", encoding="utf-8")
+    return out
 
 
 def main():
@@ -175,14 +312,14 @@ def main():
         parser.error(f"the notebooks are {' and '.join(SMALL)}")
     if args.out and not args.quick:
         parser.error("--out goes with --quick")
-    # a terminal that cannot show a sign shows another
-    sys.stdout.reconfigure(errors="replace")
-    sys.stderr.reconfigure(errors="replace")
+    for stream in (sys.stdout, sys.stderr):
+        # a terminal that cannot show a sign shows another; Jupyter's own shows all
+        with suppress(AttributeError):
+            stream.reconfigure(errors="replace")
 
     build = [sys.executable, str(ROOT / "report/build.py")]
     if args.quick:
-        out = Path(args.out or ROOT / "report/build/quick").resolve()
-        out.mkdir(parents=True, exist_ok=True)
+        out = quick_folder(args.out or ROOT / "report/build/quick")
         build += ["--out", str(out)]
     for name in args.notebooks or SMALL:
         if args.quick:
@@ -199,4 +336,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\nstopped")

@@ -2,8 +2,10 @@
 
 import os
 
-# before matplotlib is imported: no windows, and the defaults
+# before torch and matplotlib are imported: no windows, and one thread, for tensors as
+# small as these are no faster with more, and far slower where something else runs
 os.environ["MPLBACKEND"] = "agg"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import nb  # noqa: E402
 import pytest  # noqa: E402

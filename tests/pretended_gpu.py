@@ -10,145 +10,81 @@ tensor there that goes to NumPy.
 """
 
 import torch
-from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.overrides import TorchFunctionMode
 
-# an existing name, for which autograd asks no driver
-DEVICE = "meta"
-aten = torch.ops.aten
-COPIES = {aten.copy_.default, aten._to_copy.default}
-# tensor[index] may have its index on the CPU, and its device is the tensor's
-INDEXING = {
-    aten.index.Tensor,
-    aten.index_put.default,
-    aten.index_put_.default,
-    aten._index_put_impl_.default,
-}
-
-
-class There(torch.Tensor):
-    """A tensor on the pretended GPU; `here` holds its values."""
-
-    @staticmethod
-    def __new__(cls, here):
-        return torch.Tensor._make_wrapper_subclass(
-            cls,
-            here.shape,
-            strides=here.stride(),
-            storage_offset=here.storage_offset(),
-            dtype=here.dtype,
-            device=DEVICE,
-        )
-
-    def __init__(self, here):
-        self.here = here
-
-    __torch_function__ = torch._C._disabled_torch_function_impl
-
-    @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        return run(func, args, kwargs or {})
-
-    def __repr__(self):
-        return f"There({self.here})"
-
-    def numpy(self, **options):
-        raise TypeError("a tensor on the pretended GPU does not go to NumPy")
-
-    __array__ = numpy
-
-    # reading values is allowed on a GPU, too
-    def item(self):
-        return self.here.item()
-
-    def tolist(self):
-        return self.here.tolist()
-
-    def __format__(self, spec):
-        return (
-            format(self.item(), spec) if self.dim() == 0 else super().__format__(spec)
-        )
+DEVICE = "cuda"
+T = torch.Tensor
+GETTERS = {T.device.__get__, T.is_cuda.__get__, T.is_cpu.__get__}
+TO_NUMPY = {T.numpy, T.__array__}
+# may see tensors of both; the last one is nn.Module.to's
+MOVES = {T.to, T.cpu, T.cuda, T.copy_, T.data.__set__, torch.tensor, torch.as_tensor}
+MOVES |= {torch._has_compatible_shallow_copy_type}
+# of a tensor there, they take an index from here, too
+INDEXING = {T.__getitem__, T.__setitem__}
 
 
 def leaves(value):
     """Yields the tensors in an operation's arguments or results, in lists too."""
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, T):
         yield value
     elif isinstance(value, list | tuple):
         for item in value:
             yield from leaves(item)
 
 
-def convert(value, change):
-    """Returns `value` with each of its tensors changed."""
-    if isinstance(value, torch.Tensor):
-        return change(value)
-    if isinstance(value, list | tuple):
-        return type(value)([convert(item, change) for item in value])
-    return value
+def is_there(tensor):
+    """Whether a tensor is on the pretended GPU: it has a mark."""
+    return getattr(tensor, "there", False)
 
 
-def to_here(tensor):
-    return tensor.here if isinstance(tensor, There) else tensor
+def names_gpu(device):
+    return torch.device(device).type == DEVICE
 
 
-def to_there(tensor):
-    return tensor if isinstance(tensor, There) else There(tensor)
+class PretendedGpu(TorchFunctionMode):
+    """While it is entered, tensors can be made on DEVICE, or moved there."""
 
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        tensors = list(leaves([*args, *kwargs.values()]))
+        there = [t for t in tensors if is_there(t)]
+        # numbers mix with every device
+        here = [t for t in tensors if not is_there(t) and t.dim() > 0]
+        own = bool(args) and is_there(args[0])
 
-def run(func, args, kwargs):
-    """Runs one operation of PyTorch on the values, and says where its result is."""
-    tensors = [*leaves(args), *leaves(list(kwargs.values()))]
-    there = [t for t in tensors if isinstance(t, There)]
-    # numbers mix with every device
-    here = [t for t in tensors if not isinstance(t, There) and t.dim() > 0]
-
-    device = kwargs.get("device")
-    if device is not None:
-        goes_there = torch.device(device).type == DEVICE
-    elif func in COPIES or func in INDEXING:
-        goes_there = isinstance(args[0], There)
-    else:
-        goes_there = bool(there)
-
-    if there and here and func not in COPIES:
-        if func not in INDEXING or not goes_there:
+        if there and func in GETTERS:
+            name = func.__self__.__name__
+            return {"device": torch.device(DEVICE), "is_cuda": True}.get(name, False)
+        if there and func in TO_NUMPY:
+            raise TypeError("a tensor on the pretended GPU does not go to NumPy")
+        if there and here and func not in MOVES and not (own and func in INDEXING):
             raise RuntimeError(f"{func}: tensors are on two devices")
-    if goes_there and kwargs.get("generator") is not None:
-        raise RuntimeError(f"{func}: a CPU generator for a tensor on the GPU")
 
-    options = {name: convert(value, to_here) for name, value in kwargs.items()}
-    if device is not None:
-        options["device"] = "cpu"
-    result = func(*convert(args, to_here), **options)
-    if not goes_there or func is aten._local_scalar_dense.default:
-        return result
+        goes_there = bool(there)
+        if func is T.to:
+            # x.to(device), x.to(other tensor), x.to(dtype)
+            args = list(args)
+            goes_there = own if len(tensors) == 1 else is_there(tensors[1])
+            for i, arg in enumerate(args):
+                if isinstance(arg, str | torch.device):
+                    goes_there, args[i] = names_gpu(arg), "cpu"
+        elif func in (T.cpu, T.cuda):
+            func, goes_there = T.view_as, func is T.cuda
+            args = (args[0], args[0])
+        elif func == T.data.__set__:
+            args[0].there = is_there(args[1])
+        elif func is T.copy_ or func in INDEXING:
+            goes_there = own
+        if kwargs.get("device") is not None:
+            goes_there, kwargs["device"] = names_gpu(kwargs["device"]), "cpu"
+        if goes_there and kwargs.get("generator") is not None:
+            raise RuntimeError(f"{func}: a CPU generator for a tensor on the GPU")
 
-    result = convert(result, to_there)
-    if there and isinstance(result, torch.Tensor):
-        # x.add_(1) returns x itself, and x[0] shares its storage
-        return return_and_correct_aliasing(func, args, kwargs, result)
-    return result
-
-
-def set_data(parameter, value):
-    """parameter.data = value, where the value may be on the other device, as it may
-    with a GPU; here the parameter stays where it is, until it is moved."""
-    if not isinstance(parameter, There):
-        value = to_here(value)
-    torch.Tensor.data.__set__(parameter, value)
-
-
-class PretendedGpu(TorchDispatchMode):
-    """While it is entered, tensors can be made on DEVICE."""
-
-    def __enter__(self):
-        nn.Parameter.data = property(torch.Tensor.data.__get__, set_data)
-        return super().__enter__()
-
-    def __exit__(self, *error):
-        del nn.Parameter.data
-        super().__exit__(*error)
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        return run(func, args, kwargs or {})
+        result = func(*args, **kwargs)
+        if func is T.__iter__:
+            result = list(result)
+        if func in MOVES and result is args[0] and goes_there != own:
+            result = result.clone()
+        for tensor in leaves(result):
+            tensor.there = goes_there
+        return iter(result) if func is T.__iter__ else result

@@ -1,7 +1,7 @@
 """The report and the zip to hand in, built in a copy of the repository."""
 
 import ast
-import importlib.util
+import errno
 import io
 import json
 import os
@@ -32,10 +32,7 @@ def copy_tree(folder):
     shutil.copytree(nb.ROOT / "report", folder / "report", ignore=without)
     for name in (*NOTEBOOKS, "theory.md", "requirements.txt", "README.md"):
         shutil.copy(nb.ROOT / name, folder)
-    spec = importlib.util.spec_from_file_location("build", folder / "report/build.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return nb.load_script("build", folder)
 
 
 @pytest.fixture
@@ -172,29 +169,44 @@ def test_listings_are_the_notebooks_own_lines(built):
         printed = (built.REPORT / "build" / f"{name}.py").read_text("utf-8")
         ast.parse(printed)
         own = "\n".join(nb.code_cells(notebook))
-        # without the anchors of theory.md
-        own = {re.sub(r" \(eq-[a-z-]+\)$", "", line) for line in own.splitlines()}
-        assert set(printed.splitlines()) <= own
+        # methods stand at the left edge; the anchors of theory.md mean nothing here
+        own = {
+            re.sub(r" \(eq-[a-z-]+\)$", "", line).strip() for line in own.splitlines()
+        }
+        assert {line.strip() for line in printed.splitlines()} <= own
 
 
 def test_a_listing_leaves_out_docstrings_and_guards_and_nothing_else(build):
-    source = '''def f(x):
+    source = '''class C:
     """A docstring."""
-    if x < 0:
-        got = f"{x}"
-        raise ValueError(f"x must be positive, got {got}")
 
+    @staticmethod
+    def f(x):
+        """Another."""
+        if x < 0:
+            got = f"{x}"
+            raise ValueError(f"x must be positive, got {got}")
+
+        # a comment
+        if x > 1:
+            return 1
+        return x
+'''
+    method = """@staticmethod
+def f(x):
     # a comment
     if x > 1:
         return 1
     return x
-'''
-    want = "def f(x):\n    # a comment\n    if x > 1:\n        return 1\n    return x\n"
+"""
     cell = {"cell_type": "code", "metadata": {"tags": ["t"]}, "source": source}
-    assert build.listing({"cells": [cell]}, "t") == want
-    assert build.listing({"cells": [cell]}, "f") == want
-    with pytest.raises(ValueError, match="tagged, or a definition named, u,"):
-        build.listing({"cells": [cell]}, "u")
+    notebook = {"cells": [cell]}
+    assert build.listing(notebook, "C.f") == method
+    indented = "".join(f"    {line}\n" for line in method.splitlines())
+    for part in ("t", "C"):
+        assert build.listing(notebook, part) == "class C:\n" + indented
+    with pytest.raises(ValueError, match="tagged, or a definition named, C.g,"):
+        build.listing(notebook, "C.g")
 
 
 # what the results do not bear, and what is missing
@@ -274,6 +286,39 @@ def test_the_bundled_pandoc_is_used_whatever_is_on_the_path(built, build, tmp_pa
     assert (build.REPORT / "report.pdf").read_bytes() == built.pdf
 
 
+def test_it_builds_in_odd_places(build, built, monkeypatch):
+    """In a kernel, from a read-only checkout, beside what Jupyter and others leave."""
+    for path in build.REPORT.rglob("*"):
+        if path.is_file():
+            path.chmod(0o444)
+    for folder in ("figures", "results"):
+        (build.REPORT / folder / ".ipynb_checkpoints").mkdir()
+    # has no `reconfigure`
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    for _ in range(2):
+        build.main([])
+    assert (build.REPORT / "report.pdf").read_bytes() == built.pdf
+    # what may not be written would stop the next build of another user than root
+    for path in (build.REPORT / "build").rglob("*.*"):
+        assert path.stat().st_mode & 0o200
+
+
+def test_on_a_full_disk_nothing_is_lost_and_the_file_is_named(build, monkeypatch):
+    build.compile_report = lambda **cover: (b"a report", [])
+    before = hand_in(build).read_bytes()
+
+    def write_half(path, data):
+        with open(path, "wb") as file:
+            file.write(data[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(build.ROOT), "write_bytes", write_half)
+    with pytest.raises(SystemExit, match="HW2_Rezaei_401234567.zip .*No space left"):
+        hand_in(build, "--force")
+    assert (build.ROOT / "HW2_Rezaei_401234567.zip").read_bytes() == before
+    assert not list(build.ROOT.glob("*.part"))
+
+
 def test_a_pdf_that_cannot_be_written_is_named_in_one_line(build):
     pdf = build.REPORT / "report.pdf"
     pdf.unlink()
@@ -347,6 +392,11 @@ def test_a_notebook_without_a_run_or_a_figure_is_not_handed_in(build):
     change(code[0], execution_count=None)
     with pytest.raises(SystemExit, match="VAE.ipynb has cells that were not run"):
         hand_in(build)
+    # as Jupyter leaves a notebook, in which somebody wants figures as SVG
+    notebook = json.loads(whole.replace('"image/png"', '"image/svg+xml"'))
+    notebook["cells"].append({**code[-1], "source": [], "execution_count": None})
+    path.write_text(json.dumps(notebook), encoding="utf-8")
+    assert "VAE.ipynb" in build.zip_files()
     drawing = [cell for cell in code if "\nsave(" in "".join(cell["source"])]
     change(drawing[0], outputs=[])
     with pytest.raises(SystemExit, match="VAE.ipynb .* figure is not in their output"):

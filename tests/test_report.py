@@ -223,7 +223,7 @@ def test_a_sentence_that_the_results_do_not_bear_is_marked(build, capsys):
 
 def test_a_training_that_was_stopped_by_hand_is_marked(build):
     def stop(data):
-        data["history"]["epoch"][-1] = 0.5
+        data["history"][-1]["epoch"] = 0.5
 
     for name in ("vae", "realnvp"):
         edit_json(build, name, stop)

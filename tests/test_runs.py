@@ -26,14 +26,8 @@ both = pytest.mark.parametrize("name", RESULTS)
 
 RUNNER = nb.load_script("run")
 TINY = {  # smaller than a quick look
-    "VAE.ipynb": {
-        **RUNNER.SMALL["VAE.ipynb"],
-        "N_TEST": 20,
-        "TIGHTNESS_SAMPLES": 20,
-        "GRID_POINTS": 31,
-    },
+    "VAE.ipynb": {"N_TEST": 20, "TIGHTNESS_SAMPLES": 20, "GRID_POINTS": 31},
     "RealNVP.ipynb": {
-        **RUNNER.SMALL["RealNVP.ipynb"],
         "N_TRAIN": 260,
         "N_TEST": 20,
         "HIDDEN": 8,
@@ -41,27 +35,20 @@ TINY = {  # smaller than a quick look
         "UNITS": 4,
     },
 }
-ODD = {  # sensible, though nobody tried them: the last batch is one image
-    "VAE.ipynb": {
-        **TINY["VAE.ipynb"],
-        "VALIDATE": True,
-        "N_TRAIN": 301,
-        "N_TEST": 5,
-        "BATCH": 300,
-        "WARM_UP_SHARE": 0.0,
-        "Z_DIM": 1,
-        "TIGHTNESS_SAMPLES": 5,
-    },
-    "RealNVP.ipynb": {
-        **TINY["RealNVP.ipynb"],
-        "VALIDATE": True,
-        "N_TRAIN": 301,
-        "N_TEST": 5,
-        "BATCH": 300,
-        "WARM_UP_SHARE": 0.0,
-        "PAIRS": 3,
-    },
+_odd = {  # sensible, though nobody tried them: the last batch is one image
+    "VALIDATE": True,
+    "N_TRAIN": 301,
+    "N_TEST": 5,
+    "BATCH": 300,
+    "WARM_UP_SHARE": 0.0,
 }
+ODD = {
+    "VAE.ipynb": {**_odd, "Z_DIM": 1, "TIGHTNESS_SAMPLES": 5},
+    "RealNVP.ipynb": {**_odd, "PAIRS": 3},
+}
+for _name in RESULTS:
+    TINY[_name] = {**RUNNER.SMALL[_name], **TINY[_name]}
+    ODD[_name] = {**TINY[_name], **ODD[_name]}
 REFUSED = {  # each by its name, before anything is computed
     "VAE.ipynb": {"N_TEST": 1, "REPEATS": 1, "WARM_UP_SHARE": 1.5},
     "RealNVP.ipynb": {"N_TEST": 0, "WARM_UP_SHARE": -0.1},

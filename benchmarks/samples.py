@@ -1,17 +1,15 @@
 """Samples measured, not praised: how far 10,000 samples of each model are from the
 test images, and how they read.
 
-    python benchmarks/samples.py              all rows: about an hour on 2 cores
-    python benchmarks/samples.py flow vae     these rows
-    python benchmarks/samples.py long         an hour more: the flow, trained for longer
+    python benchmarks/samples.py              all rows but two: an hour and a half
+    python benchmarks/samples.py plan vae     these rows
+    python benchmarks/samples.py long         an hour: the answer's flow, for longer
 
-Each flow is trained in full, with RealNVP.ipynb's own functions and parameters: the
-plainest flow, and each of the notebook's three steps. Samples that are drawn stay: they
+Each flow is a step of RealNVP.ipynb, trained in full with the notebook's own functions
+and parameters; the last step, "plan", is its answer. Samples that are drawn stay: they
 are kept in benchmarks/build/, and only missing ones are made. Delete that folder to
-start afresh, after a change to a notebook, say.
-When all are there, the table goes to report/results/samples.json, which the report
-reads. Of the flow without Bend, the one that was asked for, the curves of training and
-test and 16 samples go to report/figures.
+start afresh, after a change to a notebook, say. The table goes to
+report/results/samples.json, which the report reads.
 
 Two numbers for each row come from three small classifiers of digits, which differ in
 their seed; the row has the mean of the three, and their least and largest FD:
@@ -27,7 +25,6 @@ import math
 import sys
 from pathlib import Path
 
-import matplotlib
 import nb as notebooks
 import torch
 import torch.nn.functional as F
@@ -35,23 +32,26 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-matplotlib.use("agg")
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "benchmarks/build"
 SAMPLES = 10_000
+HELD_OUT = 10_000  # the last training images
 CLASSIFIERS = [100, 101, 102]  # their seeds
 
 NAMES = {
     "images": "held-out training images (the floor)",
-    "asked": "the plainest: logit, fully connected s and t",
+    "logit": "the plainest: logit, fully connected s and t",
     "gaussianize": "+ Gaussianize in place of the logit",
-    "nobend": "+ s and t that see the half as an image",
-    "flow": "+ Bend: RealNVP.ipynb's answer",
+    "stretch": "+ Stretch",
+    "convolution": "+ convolutional s and t",
+    "plan": "+ a plan: RealNVP.ipynb's answer",
+    "long": "the same, trained for longer",
     "vae": "VAE.ipynb, pixel probabilities",
     "usual": "VAE 300-300, 10 latents, pixel probabilities",
-    "long": "RealNVP.ipynb's flow, trained for longer",
 }
-LONG_EPOCHS = 26  # of the row "long", which is made only if it is asked for
+ASKED_FOR = ["convolution", "long"]  # rows that are made only if they are named
+LONG_EPOCHS = 26
+USUAL_STEPS = 20_000  # of the course's usual VAE
 
 
 # ----------------------------------------------------------------- the classifiers
@@ -104,8 +104,8 @@ def trained_classifier(seed, epochs=4, batch=200):
         return net.eval()
 
     images, labels = mnist(train=True)
-    held_out, held_out_labels = images[-10_000:], labels[-10_000:]
-    images, labels = images[:-10_000], labels[:-10_000]
+    held_out, held_out_labels = images[-HELD_OUT:], labels[-HELD_OUT:]
+    images, labels = images[:-HELD_OUT], labels[:-HELD_OUT]
     optimizer = torch.optim.AdamW(net.parameters())
     steps = epochs * math.ceil(len(images) / batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
@@ -185,88 +185,49 @@ def tflop_per_image(model, images):
     return counter.get_total_flops() / len(batch) / 1e12
 
 
-def build_flow(nb, key, images):
-    """Returns an untrained flow of the row `key`, as RealNVP.ipynb builds it."""
-    torch.manual_seed(nb.SEED)
-    pairs = range(nb.PAIRS)
-    if key in ("asked", "gaussianize"):
-        nets = [nb.FullyConnected(392, nb.HIDDEN) for _ in pairs]
-    else:
-        nets = nb.convolutional_nets(nb.PAIRS, nb.CHANNELS, nb.UNITS)
+def untrained(nb, key, images):
+    """Returns the untrained flow of the row `key`, as the notebook makes it."""
+    steps = {
+        "logit": nb.logit_flow,
+        "gaussianize": nb.gaussianize_flow,
+        "stretch": nb.stretch_flow,
+        "convolution": nb.convolution_flow,
+        "plan": nb.plan_flow,
+        "long": nb.plan_flow,
+    }
+    return steps[key](images)
 
-    gaussianize = nb.Gaussianize(images, nb.HISTOGRAM_STRENGTH)
-    elementwise = [gaussianize]
-    if key == "asked":
-        elementwise = [nb.Logit(1e-6)]
-    if key in ("flow", "long"):
-        elementwise = [gaussianize, nb.Bend(nb.zero_edge(gaussianize))]
-    return nb.RealNVP(elementwise, nb.checkerboard(), nets)
+
+def sampled(model, seed):
+    """Returns SAMPLES samples of a flow, uint8 (SAMPLES, 784)."""
+    torch.manual_seed(seed)
+    parts = []
+    for start in range(0, SAMPLES, 500):
+        parts.append(model.sample(min(500, SAMPLES - start)))
+    return torch.cat(parts)
+
+
+def measure_flow(nb, model, test_images, row):
+    """Returns samples, uint8, and the row with bits/dim, as the notebook's last."""
+    torch.manual_seed(nb.SEED)
+    bits = nb.likelihood(model, test_images, nb.DRAWS)
+    row["bits_per_dim"] = bits["mean"]
+    row["log_mean_bits_per_dim"] = bits["log_mean"]
+    return sampled(model, nb.SEED), row
 
 
 def flow(key):
     """Trains the flow of the row `key` in full; returns its samples, uint8, its row."""
     nb = notebooks.load("RealNVP.ipynb")
-    epochs = LONG_EPOCHS if key == "long" else nb.EPOCHS
     images, _ = mnist(train=True)
     test_images, _ = mnist(train=False)
-    model = build_flow(nb, key, images)
+    epochs = LONG_EPOCHS if key == "long" else nb.EPOCHS
+    torch.manual_seed(nb.SEED)
+    model = untrained(nb, key, images)
     tflop = tflop_per_image(model, images) * len(images) * epochs
-
-    # as in the notebook; the curves are drawn of one flow only
     torch.manual_seed(nb.SEED)
-    train_set = images[:10_000], torch.rand(10_000, 784)
-    test_set = test_images, torch.rand(test_images.shape)
-    sets = {"train": train_set, "test": test_set} if key == "nobend" else {}
-    torch.manual_seed(nb.SEED)
-    history = nb.train(model, images, sets, epochs)
-
-    torch.manual_seed(nb.SEED)
-    u = torch.rand(test_images.shape)
-    bits = nb.mean_nll(model, test_images, u) / (784 * math.log(2))
-    # the samples depend on the model alone
-    torch.manual_seed(nb.SEED)
-    sixteen = model.sample(16)
-    row = {"bits_per_dim": bits, "epochs": epochs, "tflop": tflop}
-    if key == "long":
-        row["log_mean_bits_per_dim"] = log_mean(nb, model, test_images)
-    if key == "nobend":
-        plot_for_the_report(nb, history, sixteen)
-        for name in sets:
-            curve = [at_epoch[f"{name}_bits_per_dim"] for at_epoch in history]
-            row[f"{name}_curve_bits_per_dim"] = curve
-    rest = [model.sample(500) for _ in range(SAMPLES // 500)]
-    return torch.cat(rest), row
-
-
-@torch.no_grad()
-def log_mean(nb, model, images):
-    """Returns bits/dim of the mean of p over DRAWS draws of the noise (eq-dequant)."""
-    torch.manual_seed(nb.SEED)
-    draws = []
-    for _ in range(nb.DRAWS):
-        parts = [model.log_prob(part) for part in images.split(1000)]
-        draws.append(torch.cat(parts))
-    log_p = torch.stack(draws).logsumexp(0) - math.log(nb.DRAWS)  # (n,)
-    return -log_p.mean().item() / (784 * math.log(2))
-
-
-def plot_for_the_report(nb, history, samples):
-    """Draws curves and 16 samples of the flow without Bend, as the notebook its own."""
-    plt = nb.plt
-    plt.rcdefaults()
-    plt.rcParams.update(nb.STYLE)
-    figures = ROOT / "report/figures"
-
-    fig, ax = plt.subplots(figsize=(2.3, 2.45))
-    nb.plot_images(samples / 255, 4, ax, "16 random samples, without Bend")
-    fig.savefig(figures / "realnvp_samples_plain.png", dpi=200)
-
-    fig, axes = plt.subplots(2, 1, figsize=(3.9, 2.9), sharex=True)
-    nb.plot_curves(history, axes[0])
-    nb.plot_curves(history[1:], axes[1])  # closer, without epoch 0
-    axes[0].legend()
-    axes[1].set_xlabel("epoch")
-    fig.savefig(figures / "realnvp_curves_plain.svg", metadata={"Date": None})
+    nb.train(model, images, {}, epochs)
+    return measure_flow(nb, model, test_images, {"epochs": epochs, "tflop": tflop})
 
 
 def vae():
@@ -285,7 +246,7 @@ def vae():
     return samples, row | {"epochs": nb.EPOCHS}
 
 
-def usual_vae(iterations=20_000, batch=100):
+def usual_vae(batch=100):
     """The course's usual network: 784-300-300, ELU, 10 latents, Adam at 1e-3.
 
     Trained on the one-sample bound; returns samples in grey, uint8, and its row.
@@ -306,7 +267,7 @@ def usual_vae(iterations=20_000, batch=100):
     torch.manual_seed(nb.SEED)
     model = nb.VAE(10, net(784, 20), net(10, 784))
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    for _ in range(iterations):
+    for _ in range(USUAL_STEPS):
         x = nb.binarize(images[torch.randint(len(images), (batch,))])
         optimizer.zero_grad()
         model.negative_elbo_bound(x)[0].backward()
@@ -314,7 +275,7 @@ def usual_vae(iterations=20_000, batch=100):
 
     x_test = nb.binarize_once(test_images)
     samples, row = measure_vae(nb, model, x_test)
-    return samples, row | {"epochs": iterations * batch / len(images)}
+    return samples, row | {"epochs": USUAL_STEPS * batch / len(images)}
 
 
 @torch.no_grad()
@@ -334,7 +295,7 @@ def drawn(key):
     """Returns samples of the row `key`, uint8 (n, 784), and the model's own numbers."""
     if key == "images":
         images, _ = mnist(train=True)
-        return images[-SAMPLES:].clone(), {}
+        return images[-HELD_OUT:].clone(), {}
     if key == "vae":
         return vae()
     if key == "usual":
@@ -347,20 +308,18 @@ def print_table(rows):
     print("| | on the test images | training | FD | from, to | sure |")
     print("| --- | --- | --- | --- | --- | --- |")
     for key, row in rows.items():
-        fit = ""
+        fit, cost = "", ""
         if "bits_per_dim" in row:
-            fit = f"{row['bits_per_dim']:.3f} bits/dim"
-        if "log_mean_bits_per_dim" in row:
-            fit += f", log-mean {row['log_mean_bits_per_dim']:.3f}"
+            fit = f"{row['bits_per_dim']:.3f} bits/dim, "
+            fit += f"log-mean {row['log_mean_bits_per_dim']:.3f}"
         if "nelbo_nats" in row:
             fit = f"negative ELBO {row['nelbo_nats']:.1f} nats"
-        cost = ""
         if "epochs" in row:
             cost = f"{row['epochs']:.0f} epochs"
         if "tflop" in row:
             cost += f", {row['tflop']:.0f} TFLOP"
-        print(f"| {NAMES[key]} | {fit} | {cost} ", end="")
         spread = f"{row['fd_least']:.0f}, {row['fd_most']:.0f}"
+        print(f"| {NAMES[key]} | {fit} | {cost} ", end="")
         print(f"| {row['fd']:.1f} | {spread} | {row['sure']:.3f} |")
 
 
@@ -369,7 +328,7 @@ def main(keys):
     if unknown:
         raise SystemExit(f"rows are {', '.join(NAMES)}; got {', '.join(unknown)}")
     BUILD.mkdir(exist_ok=True)
-    always = [key for key in NAMES if key != "long"]
+    always = [key for key in NAMES if key not in ASKED_FOR]
     for key in keys or always:
         path = BUILD / f"{key}.pt"
         if not path.exists():

@@ -35,12 +35,8 @@ import typst
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "report"
 SOURCES = ("main.typ", "template.typ", "refs.bib")
-# what the notebooks do not write, in report/ for every run
-BENCHMARKS = (
-    "figures/realnvp_curves_plain.svg",
-    "figures/realnvp_samples_plain.png",
-    "results/samples.json",
-)
+# what the notebooks do not write: in report/ for every run
+BENCHMARKS = ("results/samples.json",)
 LISTINGS = {  # listing -> notebook, then cells by their tag, definitions by their name
     "todo-2a": ("VAE.ipynb", "todo-2a"),
     "todo-2b": (
@@ -52,8 +48,7 @@ LISTINGS = {  # listing -> notebook, then cells by their tag, definitions by the
     "loss-2c": ("VAE.ipynb", "mirrored_loss"),
     "todo-2d": ("VAE.ipynb", "todo-2d", "log_normal", "log_mean_exp", "duplicate"),
     "todo-3c": ("RealNVP.ipynb", "todo-3c", "Flip"),
-    "todo-3d": ("RealNVP.ipynb", "RealNVP"),
-    "density-3d": ("RealNVP.ipynb", "log_prob", "bits_per_dim", "sample"),
+    "todo-3d": ("RealNVP.ipynb", "Chain", "RealNVP"),
 }
 VAE_PART = ["رابطه‌های پیاده‌سازی", "مدل VAE"]
 FLOW_PART = ["رابطه‌های پیاده‌سازی", "مدل RealNVP"]
@@ -75,7 +70,7 @@ THEORY = {  # part of theory.md -> its headings
     "bpd": [*FLOW_PART, "بیت بر بُعد"],
     "logit": [*FLOW_PART, "لاجیت"],
     "gaussianize": [*FLOW_PART, "گاوسی‌سازی"],
-    "bend": [*FLOW_PART, "لایهٔ خم"],
+    "stretch": [*FLOW_PART, "کشیدگی"],
 }
 
 

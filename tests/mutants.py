@@ -239,14 +239,12 @@ def dequantize(images, u):
     return (images + u.double()) / 255
 """,
     "one noise for all pixels of an image": Edit(
-        "log_prob",
+        "RealNVP",
         r"torch\.rand\(images\.shape",
         "torch.rand(len(images), 1).expand(images.shape) + torch.zeros(images.shape",
     ),
-    "log p without the log-det": Edit("log_prob", r"\+ log_det", ""),
-    "bits/dim without log 256": Edit(
-        "log_prob", r"- self\.dim \* math\.log\(256\)", ""
-    ),
+    "log p without the log-det": Edit("RealNVP", r"\+ log_det", ""),
+    "bits/dim without log 256": Edit("RealNVP", r"- self\.dim \* math\.log\(256\)", ""),
     "nats/dim for bits/dim": """
 right_bits = RealNVP.bits_per_dim
 RealNVP.bits_per_dim = lambda self, images, u=None: (
@@ -254,24 +252,29 @@ RealNVP.bits_per_dim = lambda self, images, u=None: (
 )
 """,
     "couplings without flips": Edit(
-        "RealNVP", r"self\.layers\.append\(Flip\(\)\)", "pass"
+        "RealNVP", r"\[AffineCoupling\(net\), Flip\(\)\]", "[AffineCoupling(net)]"
     ),
-    "the temperature taken for a variance": """
-right_sample = RealNVP.sample
-RealNVP.sample = lambda self, n, temperature=1.0: (
-    right_sample(self, n, temperature**0.5)
-)
-""",
-    "grey levels of -1 and 256 go through": Edit(
-        "log_prob", r"wrong\.any\(\)", "False"
+    "images in [0, 1] go through": Edit(
+        "dequantize", r"images\.dtype != torch\.uint8 or", ""
     ),
-    "the mean of the parts' means": """
-def mean_nll(model, images, u):
-    parts = zip(images.split(1000), u.split(1000))
-    return sum(-model.log_prob(*part).mean().item() for part in parts) / len(
-        images.split(1000)
-    )
-""",
+    "larger images go through": Edit("Permute", r"x\.shape\[1:\] != self.*:", "False:"),
+    "the worst image is the best": Edit("measure", r"nats\.max\(\)", "nats.min()"),
+    "the mean of the logs for the log-mean": Edit(
+        "likelihood",
+        r"torch\.logsumexp\(-nats, dim=0\) - math\.log\(draws\)",
+        "-nats.mean(0)",
+    ),
+    "one draw of the noise for all": Edit(
+        "likelihood",
+        r"for _ in range\(draws\):\n(\s+)(u = .*)",
+        r"u = torch.rand(images.shape)\n    for _ in range(draws):\n\1pass",
+    ),
+    "held-out images trained on": Edit(
+        "train_and_test", r"train_images\[:-10_000\]", "train_images"
+    ),
+    "a rate that does not come down": Edit(
+        "share_of_peak", r"0\.5 \* math\.cos\(.*\)", "0.5"
+    ),
     "the logit's log-det without its shrinking": """
 right_logit = Logit.forward
 def forward(self, x):
@@ -291,8 +294,15 @@ right_histograms = smoothed_histograms
 def smoothed_histograms(images, strength):
     return right_histograms(images, 1e-9)
 """,
-    "Bend: a slope without its steepness": Edit("Bend", r"\* c\[j\] \* \(1", "* (1"),
-    "Bend: an inverse that stops early": Edit("Bend", r"range\(40\)", "range(14)"),
+    "Stretch: a slope without its steepness": Edit(
+        "Stretch", r"\+ a \* c \* \(1", "+ a * (1"
+    ),
+    "Stretch: an inverse that stops early": Edit(
+        "Stretch", r"range\(40\)", "range(14)"
+    ),
+    "Stretch: where ink ends, not zeros": Edit(
+        "stretched_pixels", r"gaussianize\.p\[:, 0\]", "1 - gaussianize.p[:, 255]"
+    ),
     "no checkerboard": """
 def checkerboard(side=28):
     return torch.arange(side * side)
@@ -301,31 +311,29 @@ def checkerboard(side=28):
 def pack(half):
     side = math.isqrt(2 * half.shape[1])
     return half.reshape(-1, 2, side // 2, side // 2)
-def unpack(image):
-    return image.flatten(1)
+def from_grid(image, cell):
+    return F.pixel_shuffle(image, cell // 2).flatten(1)
 """,
     "the flipped half unpacked like the unflipped": Edit(
-        "Convolutional", r"\.flip\(2\)", ""
+        "Convolutional", r"s\.flip\(1\)\), t\.flip\(1\)", "s), t"
     ),
-    "one scale and one shift for all pixels": Edit(
-        "Convolutional",
-        r"self\.scale \* h \+ self\.shift",
-        "self.scale.mean() * h + self.shift.mean()",
-    ),
-    "cells that do not know their place": Edit("Convolutional", r" \+ self\.place", ""),
     "a block that forgets a nonlinearity": Edit(
         "Residual", r"self\.first\(F\.silu\(h\)\)", "self.first(h)"
     ),
     "one block, however many are asked for": Edit(
-        "neighbours_blocks", r"range\(number\)", "range(1)"
+        "Convolutional", r"range\(blocks\)", "range(1)"
     ),
-    "a dense path whose two last layers are one": Edit(
-        "Whole", r"nn\.SiLU\(\),\n", "\n"
+    "blocks in the last pair, too": Edit(
+        "image_nets", r"if pair < PAIRS - 1 else 0", ""
     ),
-    "the dense path's image laid out as tiles": Edit(
+    "a plan without its norm": Edit("dense_plan", r"nn\.LayerNorm\(units\),\n", "\n"),
+    "a plan that nobody follows": Edit(
+        "Convolutional", r"h \+ F\.interpolate\(.*\)", "h"
+    ),
+    "the plan laid out as tiles": Edit(
         "Convolutional",
-        r"whole\.repeat_interleave.*",
-        "whole.repeat(1, 1, repeat, repeat)",
+        r"F\.interpolate\(self\.plan\(x_a\), h\.shape\[2:\]\)",
+        "self.plan(x_a).repeat(1, 1, h.shape[2] // 7, h.shape[3] // 7)",
     ),
     "s without a bound": """
 def bounded(s):
@@ -336,9 +344,9 @@ def starts_at_zero(layer):
     return layer
 """,
     "one network for all pairs": """
-right_nets = convolutional_nets
-def convolutional_nets(pairs, channels, units):
-    return right_nets(pairs, channels, units)[:1] * pairs
+right_nets = image_nets
+def image_nets(with_plan):
+    return right_nets(with_plan)[:1] * PAIRS
 """,
     "gradients that add up": Edit("train", r"optimizer\.zero_grad\(\)", "None"),
     "a loss that is not finite goes on": Edit(

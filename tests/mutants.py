@@ -270,7 +270,7 @@ RealNVP.bits_per_dim = lambda self, images, u=None: (
         r"u = torch.rand(images.shape)\n    for _ in range(draws):\n\1pass",
     ),
     "held-out images trained on": Edit(
-        "train_and_test", r"train_images\[:-10_000\]", "train_images"
+        "split", r"train_images\[:-10_000\]", "train_images"
     ),
     "a rate that does not come down": Edit(
         "share_of_peak", r"0\.5 \* math\.cos\(.*\)", "0.5"

@@ -50,7 +50,7 @@ NAMES = {
     "usual": "VAE 300-300, 10 latents, pixel probabilities",
 }
 ASKED_FOR = ["convolution", "long"]  # rows that are made only if they are named
-LONG_EPOCHS = 26
+LONG_EPOCHS = 44
 USUAL_STEPS = 20_000  # of the course's usual VAE
 
 

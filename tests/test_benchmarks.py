@@ -1,5 +1,7 @@
 """The measures of benchmarks/samples.py; and every script of benchmarks/, run small."""
 
+import json
+
 import flow as parts
 import nb
 import pytest
@@ -66,7 +68,7 @@ def test_every_row_of_the_samples_is_made_and_measured(small, tmp_path, capsys):
     table = capsys.readouterr().out
     for name in samples.NAMES.values():
         assert f"| {name} | " in table
-    rows = nb.json.loads((tmp_path / "report/results/samples.json").read_text("utf-8"))
+    rows = json.loads((tmp_path / "report/results/samples.json").read_text("utf-8"))
     assert set(rows) == set(samples.NAMES)
     assert all(row["fd"] >= 0 and 0 <= row["sure"] <= 1 for row in rows.values())
     # more training of the same flow: another model
@@ -79,7 +81,7 @@ def test_every_row_of_the_samples_is_made_and_measured(small, tmp_path, capsys):
 
 def test_every_part_of_the_flow_is_changed_trained_and_measured(small, capsys):
     parts.main([], tflop=2e-3)
-    rows = nb.json.loads(parts.ROWS_FILE.read_text("utf-8"))
+    rows = json.loads(parts.ROWS_FILE.read_text("utf-8"))
     assert [row["name"] for row in rows] == list(parts.ROWS)
     # each change makes another flow, which costs about what it was given
     bits = {row["name"]: row["bits_per_dim"] for row in rows}
@@ -92,7 +94,7 @@ def test_every_part_of_the_flow_is_changed_trained_and_measured(small, capsys):
 
 def test_the_kept_rows_of_the_flow_are_in_the_readme():
     text = (nb.ROOT / "benchmarks/README.md").read_text("utf-8")
-    for row in nb.json.loads((nb.ROOT / "benchmarks/flow.json").read_text("utf-8")):
+    for row in json.loads((nb.ROOT / "benchmarks/flow.json").read_text("utf-8")):
         line = f"| {row['name']} | {row['tflop']:g} "
         assert line in text
         assert f"| {row['bits_per_dim']:.4f} | " in text

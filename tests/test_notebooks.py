@@ -128,10 +128,13 @@ def test_figures_are_in_the_outputs_and_the_same_in_the_report(name):
         for (figure, kind), data in zip(figures, shown):
             # one's own Jupyter may show them in another format
             if kind == "png" and nb.is_committed(name):
-                picture = io.BytesIO(base64.b64decode(data["image/png"]))
                 kept = plt.imread(nb.ROOT / f"report/figures/{figure}.png")
-                off = unlike(plt.imread(picture), kept)
-                assert off < 0.04, f"{figure} is another one in report/"
+                png = io.BytesIO(base64.b64decode(data["image/png"]))
+                picture = plt.imread(png)
+                # its mirror image is a wrong picture with as much ink
+                wrong = unlike(picture, kept[:, ::-1].copy())
+                off = unlike(picture, kept) / wrong
+                assert off < 0.6, f"{figure} is another one in report/"
     # none is left over from an earlier version
     prefix = RESULTS[name] + "_"
     kept = {path.name for path in (nb.ROOT / "report/figures").glob(prefix + "*")}
@@ -145,7 +148,7 @@ def test_results_have_what_others_read(name):
     keys = {
         "VAE.ipynb": "test_nelbo_nats test_kl_nats test_rec_nats niwae_nats "
         "nelbo_repeats_nats nll_nats active_units",
-        "RealNVP.ipynb": "test_bits_per_dim test_nll_nats train_bits_per_dim",
+        "RealNVP.ipynb": "test_bits_per_dim test_log_mean_bits_per_dim",
     }
     path = nb.ROOT / f"report/results/{RESULTS[name]}.json"
     stored = json.loads(path.read_text("utf-8"))

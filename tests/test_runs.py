@@ -51,7 +51,7 @@ for _name in RESULTS:
     ODD[_name] = {**TINY[_name], **ODD[_name]}
 REFUSED = {  # each by its name, before anything is computed
     "VAE.ipynb": {"N_TEST": 1, "REPEATS": 1, "WARM_UP_SHARE": 1.5},
-    "RealNVP.ipynb": {"DRAWS": 1},
+    "RealNVP.ipynb": {"N_TEST": 0, "PAIRS": 0, "DRAWS": 1, "WARM_UP_SHARE": -0.1},
 }
 
 
@@ -335,12 +335,7 @@ def test_other_parameters_and_every_cell_twice(folder, name):
         read_json(folder / out / f"results/{RESULTS[name]}.json")
         for out in ("once", "twice")
     )
-    for run in once, twice:
-        del run["minutes"]
-        if "collapse" in run:
-            # the only number of new noise: one more estimate of 2c's negative ELBO
-            estimate = run["collapse"][0].pop("nelbo_nats")
-            assert estimate == pytest.approx(run["test_nelbo_nats"], abs=3)
+    del once["minutes"], twice["minutes"]
     assert once == twice
 
     # with what the other notebook gave

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 import torch.distributions as D
@@ -33,18 +32,6 @@ def x():
     return (torch.rand(6, 784) < 0.3).float()
 
 
-def gaussians(k=40):
-    """Means and variances of seven Gaussians, float64, (7, k) each."""
-    m = torch.randn(7, k, dtype=torch.float64)
-    v = torch.rand(7, k, dtype=torch.float64) + 0.1
-    return m, v
-
-
-def standard_errors(a, b):
-    """How far apart the means of two samples are."""
-    return (a.mean() - b.mean()) / (a.var() / len(a) + b.var() / len(b)).sqrt()
-
-
 # 2a: densities and samples
 
 
@@ -65,21 +52,11 @@ def test_sample_gaussian_draws_from_the_normal_distribution(vae):
     assert abs(torch.corrcoef(z.T)[0, 1]) < 5 / math.sqrt(n)
 
 
-def test_sample_gaussian_is_differentiable_in_mean_and_variance(vae):
-    m, v = gaussians()
-    m.requires_grad_()
-    v.requires_grad_()
-    z = vae.sample_gaussian(m, v)
-    grad_m, grad_v = torch.autograd.grad(z.sum(), (m, v))
-    epsilon = (z - m) / v.sqrt()
-    torch.testing.assert_close(grad_m, torch.ones_like(m))
-    torch.testing.assert_close(grad_v, epsilon.detach() / (2 * v.detach().sqrt()))
-
-
-def test_log_normal_and_kl_normal_are_those_of_torch(vae):
-    m, v = gaussians()
-    pm, pv = gaussians()
-    x = torch.randn(7, 40, dtype=torch.float64)
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_log_normal_and_kl_normal_are_those_of_torch(vae, size):
+    """…however small or large the variances, float64."""
+    m, pm, x = math.sqrt(size) * torch.randn(3, 7, 40, dtype=torch.float64)
+    v, pv = size * (torch.rand(2, 7, 40, dtype=torch.float64) + 0.1)
     q = D.Normal(m, v.sqrt())
     p = D.Normal(pm, pv.sqrt())
     torch.testing.assert_close(vae.log_normal(x, m, v), q.log_prob(x).sum(-1))
@@ -88,36 +65,20 @@ def test_log_normal_and_kl_normal_are_those_of_torch(vae):
     )
 
 
-@pytest.mark.parametrize("power", [-30, -5, 0, 5, 30])
-def test_densities_are_finite_at_any_variance(vae, power):
-    m = torch.zeros(1, 1, dtype=torch.float64, requires_grad=True)
-    v = torch.full_like(m, 10.0**power).requires_grad_()
-    one = torch.ones_like(m)
-    for value in (vae.log_normal(one, m, v), vae.kl_normal(m, v, one, one)):
-        gradients = torch.autograd.grad(value.sum(), (m, v))
-        assert all(g.isfinite().all() for g in (value, *gradients))
-    # a distribution's KL to itself
-    assert vae.kl_normal(m, v, m, v).abs().item() < 1e-12
-
-
 def test_log_bernoulli_is_that_of_torch(vae):
-    x = (torch.rand(3, 784) < 0.5).double()
-    logits = 5 * torch.randn(3, 784, dtype=torch.float64)
-    want = D.Bernoulli(logits=logits).log_prob(x).sum(-1)
-    torch.testing.assert_close(vae.log_bernoulli_with_logits(x, logits), want)
-
-
-def test_log_bernoulli_is_exact_at_extreme_logits(vae):
-    for logit, want in ((1e6, 0.0), (-1e6, -2e6)):
-        logits = torch.full((1, 2), logit, requires_grad=True)
-        value = vae.log_bernoulli_with_logits(torch.ones(1, 2), logits)
-        value.backward()
-        assert value.item() == want
-        assert logits.grad.isfinite().all()
-    # a pixel that is sure and right costs the others no digits
-    x = torch.tensor([1.0, 1.0, 0.0])
-    value = vae.log_bernoulli_with_logits(x, torch.tensor([1e8, 0.0, 0.0]))
-    assert value.item() == pytest.approx(-2 * math.log(2))
+    """…at extreme logits, too; those that are right cost the others no digits."""
+    x = (torch.rand(3, 784) < 0.5).float()
+    logits = 5 * torch.randn(3, 784)
+    x[:, :2] = torch.tensor([1.0, 0.0])
+    logits[:, :2] = torch.tensor([1e8, -1e8])
+    logits.requires_grad_()
+    value = vae.log_bernoulli_with_logits(x, logits)
+    torch.testing.assert_close(value, D.Bernoulli(logits=logits).log_prob(x).sum(-1))
+    (gradient,) = torch.autograd.grad(value.sum(), logits)
+    torch.testing.assert_close(gradient, x - logits.sigmoid())
+    # one that is sure and wrong
+    wrong = vae.log_bernoulli_with_logits(torch.zeros(1), torch.tensor([1e6]))
+    assert wrong == -1e6
 
 
 def test_log_mean_exp(vae):
@@ -182,27 +143,17 @@ def test_binarization_entropy_is_that_of_torch(vae):
     assert vae.binarization_entropy(grey[:1] * 0) == 0
 
 
-def test_the_plain_vae_has_two_hidden_layers_and_others_are_handed_in(vae):
-    model = vae.VAE(7)
-    for net, sizes in (
-        (model.encoder, [784, 300, 300, 14]),
-        (model.decoder, [7, 300, 300, 784]),
-    ):
-        layers = [layer for layer in net if isinstance(layer, nn.Linear)]
-        found = [layer.in_features for layer in layers] + [layers[-1].out_features]
-        assert found == sizes
-    model = vae.VAE(2, nn.Linear(784, 4), nn.Linear(2, 784))
-    assert sum(p.numel() for p in model.parameters()) == 785 * 4 + 3 * 784
-
-
-def test_without_a_word_of_the_decoder_the_mean_image_is_said(vae):
+def test_the_mean_image_is_taken_off_and_put_back(vae):
+    """The encoder sees the image less its mean; to the decoder's logits it is added."""
     mean = torch.linspace(0.01, 0.99, 784)
-    model = vae.VAE(3, x_mean=mean)
+    model = small(vae, 3, mean)
+    m, v = model.enc(mean[None])
+    want_m, h = model.encoder(torch.zeros(1, 784)).chunk(2, dim=1)
+    torch.testing.assert_close(m, want_m)
+    torch.testing.assert_close(v, F.softplus(h), rtol=0, atol=1e-5)
     z = torch.randn(4, 3)
     logits = model.dec(z) - model.decoder(z)
     torch.testing.assert_close(torch.sigmoid(logits), mean.expand(4, 784))
-    probabilities = torch.sigmoid(model.dec(torch.zeros(3)))
-    assert (probabilities - mean).abs().max() < 0.2
 
 
 def test_a_residual_net_adds_its_blocks(vae):
@@ -236,15 +187,6 @@ def test_patches_are_linear_layers_of_the_images_squares(vae):
     torch.testing.assert_close(got, want.reshape(2, 5, 784))
 
 
-def test_the_encoder_sees_the_image_less_its_mean(vae):
-    mean = torch.linspace(0.01, 0.99, 784)
-    model = small(vae, 3, mean)
-    m, v = model.enc(mean[None])
-    want_m, h = model.encoder(torch.zeros(1, 784)).chunk(2, dim=1)
-    torch.testing.assert_close(m, want_m)
-    torch.testing.assert_close(v, F.softplus(h), rtol=0, atol=1e-5)
-
-
 def test_samples_are_drawn_from_the_prior_and_the_decoder(vae):
     """Means, spreads and correlations of pixels where all of them depend on z."""
     model = small(vae, 2, torch.linspace(0.1, 0.9, 784))
@@ -270,15 +212,6 @@ def test_samples_are_drawn_from_the_prior_and_the_decoder(vae):
 
 
 # 2b: the negative ELBO
-
-
-def test_negative_elbo_sums_pixels_and_latents_and_averages_images(vae, model, x):
-    vae.sample_gaussian = lambda m, v: m
-    got = torch.stack(model.negative_elbo_bound(x))
-    m, v = model.enc(x)
-    kl = D.kl_divergence(D.Normal(m, v.sqrt()), D.Normal(0.0, 1.0)).sum() / 6
-    rec = F.binary_cross_entropy_with_logits(model.dec(m), x, reduction="sum") / 6
-    torch.testing.assert_close(got, torch.stack([kl + rec, kl, rec]))
 
 
 # the linear-Gaussian VAE: its log p(x) and its posterior are Gaussian
@@ -373,31 +306,6 @@ def test_the_elbo_falls_short_by_the_kl_to_the_posterior(vae, correlated):
     torch.testing.assert_close(nelbo, kl + rec)
 
 
-def test_the_gradient_vanishes_at_the_best_diagonal_posterior(vae, correlated):
-    """…and nowhere near it; there the ELBO's gap is known."""
-    x = correlated.marginal.sample((1,))
-    precision = correlated.precision
-    gap = 0.5 * (precision.diagonal().log().sum() - torch.logdet(precision))
-    best_m, best_v = correlated.best_diagonal(x)
-    for shift, scale, at_best in (
-        (0.0, 1.0, True),
-        (0.2, 1.0, False),
-        (0.0, 1.3, False),
-    ):
-        m = (best_m + shift).requires_grad_()
-        log_v = (best_v * scale).log().requires_grad_()
-
-        def enc(x, m=m, log_v=log_v):
-            return m.expand(len(x), K), log_v.exp().expand(len(x), K)
-
-        many = x.expand(200_000, PIXELS)
-        nelbo, _, _ = correlated.vae(vae, enc).negative_elbo_bound(many)
-        gradient = torch.cat(torch.autograd.grad(nelbo, (m, log_v)), dim=1)
-        assert (gradient.abs().max() < 0.05) == at_best
-        off = nelbo + correlated.marginal.log_prob(x) - gap
-        assert (off.abs() < 0.02) == at_best
-
-
 def test_gradients_are_those_of_finite_differences(vae, correlated):
     """…through the samples, the weights and the KL, for the same noise."""
     x = correlated.marginal.sample((4,))
@@ -421,56 +329,6 @@ def test_gradients_are_those_of_finite_differences(vae, correlated):
 # 2d and 2e: IWAE
 
 
-def test_iwae_of_two_samples_is_the_integral(vae):
-    """One latent, one pixel: E log((w_1 + w_2) / 2), by Gauss-Hermite quadrature."""
-    noise, pixel, m, v = 0.5, 1.2, 0.3, 0.4
-
-    class Scalar(vae.VAE):
-        def __init__(self):
-            nn.Module.__init__(self)
-            self.z_dim = 1
-
-        def enc(self, x):
-            return torch.full_like(x, m), torch.full_like(x, v)
-
-        def log_likelihood(self, x, z):
-            return D.Normal(z, noise).log_prob(x).sum(-1)
-
-    node, weight = np.polynomial.hermite_e.hermegauss(120)
-    z = torch.tensor(m + math.sqrt(v) * node)
-    weight = torch.tensor(weight / weight.sum())
-    log_w = D.Normal(0.0, 1.0).log_prob(z)
-    log_w = log_w + D.Normal(z, noise).log_prob(torch.tensor(pixel).double())
-    log_w = log_w - D.Normal(m, math.sqrt(v)).log_prob(z)
-    both = torch.logaddexp(log_w[:, None], log_w) - math.log(2)
-    want = {1: weight @ log_w, 2: weight @ both @ weight}
-    assert want[2] - want[1] > 0.05
-
-    model = Scalar()
-    x = torch.full((2000, 1), pixel, dtype=torch.float64)
-    for iw in (1, 2):
-        niwae = [model.negative_iwae_bound(x, iw)[0] for _ in range(20)]
-        niwae = torch.stack(niwae)
-        error = niwae.std() / math.sqrt(20)
-        assert (niwae.mean() + want[iw]).abs() < 5 * error
-        assert error < 0.02
-
-
-def test_log_weights_image_by_image_and_sample_by_sample(model, x):
-    """The whole batch at once against a double loop with torch.distributions."""
-    z = torch.randn(4, 6, 5)
-    log_w = model.log_weights(x, z)
-    want = torch.empty(4, 6)
-    for i in range(6):
-        m, v = model.enc(x[i : i + 1])
-        q = D.Normal(m[0], v[0].sqrt())
-        for r in range(4):
-            log_p_z = D.Normal(0.0, 1.0).log_prob(z[r, i]).sum()
-            log_p_x = D.Bernoulli(logits=model.dec(z[r, i])).log_prob(x[i]).sum()
-            want[r, i] = log_p_z + log_p_x - q.log_prob(z[r, i]).sum()
-    torch.testing.assert_close(log_w, want, rtol=1e-4, atol=0)
-
-
 def test_sample_z_draws_from_the_posterior_of_each_image(model, x):
     n = 20_000
     with torch.no_grad():
@@ -481,7 +339,8 @@ def test_sample_z_draws_from_the_posterior_of_each_image(model, x):
     assert (z.var(0) / v - 1).abs().max() < 5 * math.sqrt(2 / n)
 
 
-def test_niwae_is_minus_the_log_of_the_mean_weight_in_batches_of_any_size(model):
+def test_niwae_is_minus_the_log_of_the_mean_weight_in_batches_of_any_size(vae, model):
+    """…and beside it are the two terms of the ELBO."""
     x = (torch.rand(40, 784) < 0.3).float()
     z = torch.randn(4, 40, 5)
     parts = []
@@ -493,41 +352,20 @@ def test_niwae_is_minus_the_log_of_the_mean_weight_in_batches_of_any_size(model)
         return z[:iw, seen : seen + len(part)]
 
     model.sample_z = sample_z
-    niwae, _, _ = model.negative_iwae_bound(x, 4)
+    vae.sample_gaussian = lambda m, v: m
+    got = torch.stack(model.negative_iwae_bound(x, 4)).double()
     log_w = model.log_weights(x, z).double()
     largest = log_w.max(0).values
     want = largest + (log_w - largest).exp().mean(0).log()
-    torch.testing.assert_close(niwae.double(), -want.mean(), rtol=1e-5, atol=0)
-
-
-def test_niwae_returns_the_two_terms_of_the_elbo(vae, model, x):
-    vae.sample_gaussian = lambda m, v: m
-    _, kl, rec = model.negative_iwae_bound(x, 3)
-    _, want_kl, want_rec = model.negative_elbo_bound(x)
-    torch.testing.assert_close(torch.stack([kl, rec]), torch.stack([want_kl, want_rec]))
-
-
-def test_draw_log_weights_are_new_weights_of_each_image(vae, model, x):
-    log_w = vae.draw_log_weights(model, x, 2000)
-    assert log_w.shape == (2000, 6)
-    with torch.no_grad():
-        want = model.log_weights(x, model.sample_z(x, 2000))
-    for i in range(6):
-        assert abs(standard_errors(log_w[:, i], want[:, i])) < 5
-    assert len(log_w[:, 0].unique()) > 1900
-
-
-def test_iwae_estimates_use_the_first_m_samples_of_each_repeat(vae):
-    log_w = torch.randn(11, 3)
-    got = vae.iwae_estimates(log_w, 2, 5)
-    # the eleventh sample fills no repeat
-    want = [log_w[0:2].exp().mean(0).log(), log_w[5:7].exp().mean(0).log()]
-    torch.testing.assert_close(got, torch.stack(want))
+    _, kl, rec = model.negative_elbo_bound(x)
+    want = torch.stack([-want.mean(), kl, rec])
+    torch.testing.assert_close(got, want.double(), rtol=1e-5, atol=0)
 
 
 def test_iwae_bounds_are_of_all_repeats_and_all_samples(vae):
     """Each m: the first m samples of each of three repeats; -log p(x): all of them."""
-    log_w = 3 * torch.randn(12, 5)
+    # the thirteenth sample fills no repeat
+    log_w = 3 * torch.randn(13, 5)
     niwae, nll = vae.iwae_bounds(log_w, [2, 4])
     for m in (2, 4):
         want = [-log_w[r : r + m].exp().mean(0).log().mean() for r in (0, 4, 8)]
@@ -545,24 +383,14 @@ def test_the_rate_rises_along_a_line_and_falls_along_half_a_cosine(vae):
     vae.WARM_UP_SHARE = 0.25
     shares = [vae.share_of_peak(step, 400) for step in range(401)]
     assert max(shares) == shares[100] == 1 and shares[400] < 1e-9
+    # half way up and half way down
     assert shares[49] == pytest.approx(0.5, abs=0.01)
     assert shares[250] == pytest.approx(0.5, abs=0.01)
-    assert all(a < b for a, b in zip(shares[:100], shares[1:101]))
-    assert all(a > b for a, b in zip(shares[100:-1], shares[101:]))
+    assert shares[:101] == sorted(shares[:101])
+    assert shares[100:] == sorted(shares[100:], reverse=True)
     for vae.WARM_UP_SHARE in (0, 1):
         shares = [vae.share_of_peak(step, 10) for step in range(11)]
         assert all(0 <= share <= 1 for share in shares)
-    assert vae.share_of_peak(0, 0) == 1
-
-
-def test_no_epochs_are_a_measure_and_no_training(vae):
-    model = small(vae)
-    before = [p.clone() for p in model.parameters()]
-    images = torch.zeros(5, 784, dtype=torch.uint8)
-    x = torch.zeros(5, 784)
-    (row,) = vae.train(model, images, {"test": x}, 0, vae.one_sample_loss)
-    assert row["epoch"] == 0 and row["test_nelbo_nats"] > 0
-    assert all(map(torch.equal, model.parameters(), before))
 
 
 def test_a_short_training_says_the_last_row(vae):
@@ -639,37 +467,29 @@ def test_training_images_are_binarized_anew_in_every_step(vae):
     assert pixels.mean().item() == pytest.approx(0.4, abs=0.01)
 
 
-def test_the_gradient_of_a_step_is_its_own(vae, monkeypatch):
+def test_the_gradient_of_a_step_is_its_own(vae):
     """…and not added to those of the steps before: of a sum of weights it is 1."""
-    clip = vae.clip_grad_norm_
+    model = small(vae)
     gradients = []
-
-    def look(parameters, *args, **options):
-        parameters = list(parameters)
-        gradients.extend(p.grad.unique().tolist() for p in parameters)
-        return clip(parameters, *args, **options)
+    for p in model.parameters():
+        p.register_post_accumulate_grad_hook(lambda p: gradients.append(p.grad.mean()))
 
     def loss(model, x):
         return sum(p.sum() for p in model.parameters())
 
-    monkeypatch.setattr(vae, "clip_grad_norm_", look)
     images = torch.zeros(3 * vae.BATCH, 784, dtype=torch.uint8)
-    vae.train(small(vae), images, {}, 1, loss)
-    assert gradients == [pytest.approx([1.0])] * len(gradients)
+    vae.train(model, images, {}, 1, loss)
+    assert gradients == [pytest.approx(1.0)] * 3 * len(list(model.parameters()))
 
 
 def test_training_stops_before_a_step_that_is_not_finite(vae):
-    model = small(vae)
-    steps = []
-
     def loss(model, x):
-        steps.append(1)
-        nelbo, _, _ = model.negative_elbo_bound(x)
-        return nelbo * (math.nan if len(steps) == 3 else 1.0)
+        return math.nan * model.negative_elbo_bound(x)[0]
 
-    images = torch.zeros(2 * vae.BATCH, 784, dtype=torch.uint8)
+    model = small(vae)
+    images = torch.zeros(5, 784, dtype=torch.uint8)
     with pytest.raises(RuntimeError, match="non-finite"):
-        vae.train(model, images, {}, 5, loss)
+        vae.train(model, images, {}, 1, loss)
     assert all(p.isfinite().all() for p in model.parameters())
 
 
@@ -696,21 +516,6 @@ def test_a_stop_by_hand_measures_the_weights_as_they_are(vae, capsys):
 # Extra
 
 
-def test_quadrature_finds_log_px(vae, x):
-    """…of a decoder that ignores z, and as many importance samples find it."""
-    model = small(vae)
-    with torch.no_grad():
-        log_w = vae.draw_log_weights(model, x, 4000)
-        many = vae.log_px_quadrature(model, x, points=101)
-        model.decoder[-1].weight.zero_()
-        flat = vae.log_px_quadrature(model, x, points=101)
-        want = model.log_likelihood(x, torch.zeros(2))
-    weights = (log_w - many).exp()
-    error = weights.std(0) / math.sqrt(4000)
-    assert ((weights.mean(0) - 1).abs() < 5 * error + 1e-3).all()
-    torch.testing.assert_close(flat, want, rtol=0, atol=1e-3)
-
-
 def test_summarize_gap(vae):
     # images 2, 3, 7, and seven times 1
     rest = 7 * [1.0]
@@ -720,12 +525,9 @@ def test_summarize_gap(vae):
     assert vae.summarize_gap(gap) == pytest.approx(want)
 
 
-def test_least_variance(vae, model, x):
-    v = torch.ones(6, 5)
-    v[0, 1] = 0.4
-    v[3] = 0.1
-    model.enc = lambda x: (torch.zeros(6, 5), v)
-    want = torch.tensor([0.4, 1.0, 1.0, 0.1, 1.0, 1.0])
+def test_least_variance_is_that_of_each_image(vae, model, x):
+    _, v = model.enc(x)
+    want = torch.stack([of_image.min() for of_image in v])
     assert torch.equal(vae.least_variance(model, x), want)
 
 

@@ -15,15 +15,17 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def cells(name):
-    """Returns a notebook's cells, as JSON, without the empty ones that Jupyter adds."""
+    """Returns a notebook's cells, each source one text, without the empty ones."""
     found = json.loads((ROOT / name).read_text("utf-8"))["cells"]
-    return [cell for cell in found if "".join(cell["source"]).strip()]
+    for cell in found:
+        cell["source"] = "".join(cell["source"])
+    # Jupyter adds an empty one where somebody runs the last
+    return [cell for cell in found if cell["source"].strip()]
 
 
 def code_cells(name):
     """Returns the sources of a notebook's code cells."""
-    found = [cell for cell in cells(name) if cell["cell_type"] == "code"]
-    return ["".join(cell["source"]) for cell in found]
+    return [cell["source"] for cell in cells(name) if cell["cell_type"] == "code"]
 
 
 def defines(node):
@@ -41,16 +43,21 @@ def defines(node):
     )
 
 
+def defining_cells(name):
+    """Yields (number, source) of a notebook's code cells that only define."""
+    for number, text in enumerate(code_cells(name), 1):
+        body = ast.parse(text).body
+        if body and all(defines(node) for node in body):
+            yield number, text
+
+
 def load(name):
     """Returns a module of the notebook's definitions: the cells that only define.
 
     One that is replaced there is replaced for the notebook's own functions, too.
     """
     module = types.ModuleType(name)
-    for number, text in enumerate(code_cells(name), 1):
-        body = ast.parse(text).body
-        if not body or not all(defines(node) for node in body):
-            continue
+    for number, text in defining_cells(name):
         # tracebacks show the cell's own lines
         file = f"<{name}, cell {number}>"
         linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)

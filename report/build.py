@@ -35,16 +35,12 @@ import typst
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "report"
 SOURCES = ("main.typ", "template.typ", "refs.bib")
-# what the notebooks do not write: in report/ for every run
+# a result that the notebooks do not write: in report/ for every run
 BENCHMARKS = ("results/samples.json",)
+NOTEBOOKS = {"vae": "VAE.ipynb", "flow": "RealNVP.ipynb"}
 LISTINGS = {  # listing -> notebook, then cells by their tag, definitions by their name
     "todo-2a": ("VAE.ipynb", "todo-2a"),
-    "todo-2b": (
-        "VAE.ipynb",
-        "todo-2b",
-        "kl_normal",
-        "log_bernoulli_with_logits",
-    ),
+    "todo-2b": ("VAE.ipynb", "todo-2b", "kl_normal", "log_bernoulli_with_logits"),
     "loss-2c": ("VAE.ipynb", "mirrored_loss"),
     "todo-2d": ("VAE.ipynb", "todo-2d", "log_normal", "log_mean_exp", "duplicate"),
     "todo-3c": ("RealNVP.ipynb", "todo-3c", "Flip"),
@@ -79,28 +75,21 @@ def code_cells(notebook):
 
     Jupyter adds an empty one where somebody runs the last.
     """
-    found = []
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "code" and "".join(cell["source"]).strip():
-            found.append(cell)
-    return found
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return [cell for cell in code if "".join(cell["source"]).strip()]
 
 
 def definitions(source):
     """Yields (name, lines) of the functions, classes and methods, as "Class.method"."""
-    for node in ast.parse(source).body:
-        found = [(getattr(node, "name", None), node)]
-        if isinstance(node, ast.ClassDef):
-            for inner in node.body:
-                found.append((f"{node.name}.{getattr(inner, 'name', None)}", inner))
-        for name, part in found:
-            first = min([part, *getattr(part, "decorator_list", [])], key=line_of)
-            lines = source.splitlines()[first.lineno - 1 : part.end_lineno]
-            yield name, textwrap.dedent("\n".join(lines))
-
-
-def line_of(node):
-    return node.lineno
+    tree = ast.parse(source)
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    for parent in [tree, *classes]:
+        owner = "" if parent is tree else f"{parent.name}."
+        for node in parent.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                first = min(part.lineno for part in [node, *node.decorator_list])
+                lines = source.splitlines()[first - 1 : node.end_lineno]
+                yield owner + node.name, textwrap.dedent("\n".join(lines))
 
 
 def code_parts(notebook, parts):
@@ -126,55 +115,34 @@ def code_parts(notebook, parts):
     return sources
 
 
-def is_aside(node):
-    """Whether a statement is not printed: a docstring, or a guard."""
-    if isinstance(node, ast.Expr):
-        return isinstance(node.value, ast.Constant)
-    if isinstance(node, ast.If):
-        return isinstance(node.body[-1], ast.Raise) and not node.orelse
-    return False
-
-
-def without_asides(source):
-    """Returns the lines of `source` without docstrings and guards."""
-    lines = source.splitlines()
+def listing(notebook, *parts):
+    """Returns what `code_parts` finds, for print: without docstrings and guards."""
+    source = "\n\n".join(code_parts(notebook, parts)) + "\n"
     dropped = set()
     for parent in ast.walk(ast.parse(source)):
-        if not isinstance(parent, ast.FunctionDef | ast.ClassDef):
+        if isinstance(parent, ast.FunctionDef | ast.ClassDef):
+            for node in parent.body:
+                doc = isinstance(node, ast.Expr) and isinstance(
+                    node.value, ast.Constant
+                )
+                guard = isinstance(node, ast.If) and isinstance(
+                    node.body[-1], ast.Raise
+                )
+                if doc or (guard and not node.orelse):
+                    dropped.update(range(node.lineno, node.end_lineno + 1))
+
+    kept = []
+    for number, line in enumerate(source.splitlines(), 1):
+        # the blank line after a docstring or a guard goes, too
+        if number in dropped or (not line and number - 1 in dropped):
             continue
-        asides = [node for node in parent.body if is_aside(node)]
-        if len(asides) == len(parent.body):
-            continue
-        for node in asides:
-            last = node.end_lineno
-            # the blank line after it, too
-            if last < len(lines) and not lines[last].strip():
-                last += 1
-            dropped.update(range(node.lineno - 1, last))
-    return [line for i, line in enumerate(lines) if i not in dropped]
-
-
-def listing(notebook, *parts):
-    """Returns what `code_parts` finds, for print: without docstrings and guards.
-
-    Raises:
-        ValueError: a part is missing.
-    """
-    lines = []
-    for source in code_parts(notebook, parts):
-        for line in without_asides(source):
-            # theory.md's anchors mean nothing in print
-            lines.append(re.sub(r"(#.*) \(eq-[a-z-]+\)", r"\1", line))
-        lines += ["", ""]
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
+        # theory.md's anchors mean nothing in print
+        kept.append(re.sub(r"(#.*) \(eq-[a-z-]+\)", r"\1", line))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(kept)) + "\n"
 
 
 def theory_part(text, headings):
-    """Returns what stands in `text` (Markdown) under headings[0], then headings[1]…
-
-    Raises:
-        ValueError: not exactly one heading starts with those words.
-    """
+    """Returns what stands in `text` (Markdown) under headings[0], then headings[1]…"""
     for level, heading in enumerate(headings, start=2):
         sections = re.split(rf"^{'#' * level} ", text, flags=re.M)[1:]
         found = [section for section in sections if section.startswith(heading)]
@@ -190,24 +158,16 @@ def theory_part(text, headings):
 def citations(bib):
     """Returns {"Burda et al., 2016": "burda2016iwae", …} for a .bib text."""
     names = {}
-    entries = re.finditer(
-        r"@\w+\{(?P<key>\w+),.*author=\{(?P<authors>.*)\}, "
-        r"(?:booktitle|journal)=.*year=\{(?P<year>\d+)\}",
-        bib,
-    )
-    for entry in entries:
-        family = [author.split(",")[0] for author in entry["authors"].split(" and ")]
+    entry = r"@\w+\{(\w+),.*author=\{(.*)\}, (?:booktitle|journal)=.*year=\{(\d+)\}"
+    for key, authors, year in re.findall(entry, bib):
+        family = [author.split(",")[0] for author in authors.split(" and ")]
         who = f"{family[0]} et al." if len(family) > 2 else " & ".join(family)
-        names[f"{who}, {entry['year']}"] = entry["key"]
+        names[f"{who}, {year}"] = key
     return names
 
 
 def typst_theory(markdown, names):
-    """Returns a part of theory.md as Typst: citations linked, headings one level up.
-
-    Raises:
-        ValueError: a work is cited that refs.bib does not have.
-    """
+    """Returns a part of theory.md as Typst: citations linked, headings one level up."""
 
     def link(match):
         work = " ".join(match[0].split())
@@ -220,10 +180,8 @@ def typst_theory(markdown, names):
     work = r"[^\W\d_]+\s(?:et\sal\.|&\s[^\W\d_]+),\s\d{4}"
     markdown = re.sub(work, link, markdown)
     # the pandoc that pypandoc_binary brings, not another one on PATH
-    name = "pandoc.exe" if sys.platform == "win32" else "pandoc"
-    os.environ["PYPANDOC_PANDOC"] = str(
-        Path(pypandoc.__file__).with_name("files") / name
-    )
+    files = Path(pypandoc.__file__).with_name("files")
+    os.environ["PYPANDOC_PANDOC"] = shutil.which("pandoc", path=files)
     return pypandoc.convert_text(
         markdown,
         "typst",
@@ -238,11 +196,7 @@ def typst_theory(markdown, names):
 
 
 def parameters(notebook):
-    """Returns the literals of the cell tagged `parameters`: {"EPOCHS": 10, ...}.
-
-    Raises:
-        ValueError: there is no such cell.
-    """
+    """Returns the literals of the cell tagged `parameters`: {"EPOCHS": 10, ...}."""
     (source,) = code_parts(notebook, ["parameters"])
     values = {}
     for node in ast.parse(source).body:
@@ -270,9 +224,10 @@ def write(path, data):
         part.write_bytes(data)
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
         # a full disk names no file
         raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def prepare(out=REPORT):
@@ -282,26 +237,23 @@ def prepare(out=REPORT):
     theory.md's parts.
     """
     build = out / "build"
+    sources = {name: REPORT / name for name in (*SOURCES, *BENCHMARKS)}
     for folder in ("figures", "results"):
         # what an earlier build left there would hide that it is missing now
         shutil.rmtree(build / folder, ignore_errors=True)
         (build / folder).mkdir(parents=True, exist_ok=True)
-        for path in sorted((out / folder).glob("*")):
+        for path in (out / folder).glob("*"):
             # not a folder, such as Jupyter's .ipynb_checkpoints
             if path.is_file():
-                write(build / folder / path.name, path.read_bytes())
-    for name in SOURCES:
-        write(build / name, (REPORT / name).read_bytes())
-    for name in BENCHMARKS:
-        if not (build / name).exists() and (REPORT / name).exists():
-            write(build / name, (REPORT / name).read_bytes())
+                sources[f"{folder}/{path.name}"] = path
+    for name, path in sources.items():
+        write(build / name, path.read_bytes())
 
-    for name, notebook in (("vae", "VAE.ipynb"), ("flow", "RealNVP.ipynb")):
+    for name, notebook in NOTEBOOKS.items():
         values = json.dumps(parameters(notebook_of(out, notebook)), indent=1)
         write(build / f"{name}.parameters.json", values)
     for name, (notebook, *parts) in LISTINGS.items():
-        code = listing(notebook_of(out, notebook), *parts)
-        write(build / f"{name}.py", code)
+        write(build / f"{name}.py", listing(notebook_of(out, notebook), *parts))
 
     theory = (ROOT / "theory.md").read_text("utf-8")
     names = citations((REPORT / "refs.bib").read_text("utf-8"))
@@ -320,8 +272,7 @@ def compile_report(out=REPORT, **cover):
         cover: name and number of the student; blank lines otherwise.
 
     Raises:
-        ValueError: Typst stopped (a missing number or figure is named) or warned. A
-            glyph that no font has stops it, too: PDF/A-2u does not allow one.
+        ValueError: Typst warned, or stopped where a number, figure or glyph is missing.
     """
     build = prepare(out)
     try:
@@ -344,20 +295,15 @@ def compile_report(out=REPORT, **cover):
         raise ValueError("Typst warned: " + "; ".join(w.message for w in warnings))
     pages = {}
     for mark in marks:
-        pages.setdefault(mark["message"], []).append(str(mark["page"]))
-    found = []
-    for message, places in pages.items():
-        found.append(f"page {', '.join(dict.fromkeys(places))}: {message}")
-    return pdf, found
+        # a dict as a set that keeps its order
+        pages.setdefault(mark["message"], {})[str(mark["page"])] = True
+    return pdf, [f"page {', '.join(pages[text])}: {text}" for text in pages]
 
 
 def student(lastname, number):
     """Returns last name and number as HW2_[Lastname]_[StudentNumber].zip has them.
 
     The name in composed letters; the number in the digits 0-9, whatever it came in.
-
-    Raises:
-        ValueError: there is something else in one of them.
     """
     lastname = unicodedata.normalize("NFC", lastname)
     # letters and their marks; between them hyphens or half-spaces
@@ -372,102 +318,69 @@ def student(lastname, number):
     return lastname, "".join(str(unicodedata.decimal(digit)) for digit in number)
 
 
-def figure_cells_without_a_figure(notebook):
-    """Returns how many cells of `notebook` (its JSON) save a figure and show none."""
-    count = 0
+def check_complete(name):
+    """Raises a ValueError where a notebook has not what is asked for."""
+    notebook = json.loads((ROOT / name).read_text("utf-8"))
+    if parameters(notebook)["VALIDATE"]:
+        raise ValueError(
+            f"{name} has VALIDATE = True: its numbers are of held-out training "
+            "images, not of the test set; run it with False, and hand in that"
+        )
     for cell in code_cells(notebook):
-        if not re.search(r"^\s*save\(", "".join(cell["source"]), re.M):
-            continue
-        kinds = [kind for output in cell["outputs"] for kind in output.get("data", {})]
-        count += not any(kind.startswith("image/") for kind in kinds)
-    return count
+        if not cell["execution_count"]:
+            raise ValueError(
+                f"{name} has cells that were not run; hand in notebooks with outputs"
+            )
+        saves = re.search(r"^\s*save\(", "".join(cell["source"]), re.MULTILINE)
+        if saves and '"image/' not in json.dumps(cell["outputs"]):
+            raise ValueError(
+                f"{name} has cells whose figure is not in their output; run it again"
+            )
 
 
-def zip_files(with_data=False):
-    """Returns the paths, relative to the root, handed in beside report/report.pdf.
-
-    Raises:
-        ValueError: one is missing, or a notebook has cells without a run or a figure.
-    """
-    names = ["VAE.ipynb", "RealNVP.ipynb", "theory.md", "requirements.txt", "README.md"]
-    patterns = ["report/*.py", "report/*.typ", "report/theory.lua", "report/refs.bib"]
+def zip_files(with_data):
+    """Returns the files handed in beside report/report.pdf: {name: bytes}."""
+    patterns = [*NOTEBOOKS.values(), "theory.md", "requirements.txt", "README.md"]
+    patterns += ["report/*.py", "report/*.typ", "report/theory.lua", "report/refs.bib"]
     patterns += ["report/fonts/*", "report/figures/*", "report/results/*.json"]
     if with_data:
         patterns += ["data/README.md", "data/MNIST/raw/*.gz"]
+    files = {}
     for pattern in patterns:
         found = [path for path in ROOT.glob(pattern) if path.is_file()]
         if not found:
             raise ValueError(f"nothing to hand in matches {pattern}")
-        names += [path.relative_to(ROOT).as_posix() for path in found]
-
-    for name in names:
-        if not (ROOT / name).is_file():
-            raise ValueError(f"{name} is missing")
-        if not name.endswith(".ipynb"):
-            continue
-        notebook = json.loads((ROOT / name).read_text("utf-8"))
-        if not all(cell["execution_count"] for cell in code_cells(notebook)):
-            raise ValueError(
-                f"{name} has cells that were not run; hand in notebooks with outputs"
-            )
-        if figure_cells_without_a_figure(notebook):
-            raise ValueError(
-                f"{name} has cells whose figure is not in their output; run it again"
-            )
-    return sorted(names)
+        for path in found:
+            files[path.relative_to(ROOT).as_posix()] = path.read_bytes()
+    return files
 
 
-def zip_bytes(files):
-    """Returns a zip of {name: bytes}; the same files give the same bytes."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        for name in sorted(files):
-            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-            info.compress_type = zipfile.ZIP_DEFLATED
-            # Unix, on every system, so that the permissions below count
-            info.create_system = 3
-            info.external_attr = 0o100644 << 16
-            archive.writestr(info, files[name], compresslevel=9)
-    return out.getvalue()
-
-
-def hand_in(lastname, number, name=None, with_data=False, force=False, anyway=False):
-    """Writes HW2_[lastname]_[number].zip to the repository's root and returns its path.
-
-    Args:
-        lastname, number: of the student, for the zip's name and the cover.
-        name: the full name for the cover (default: the last name).
-        with_data: put MNIST's four files in too.
-        force: overwrite an existing zip.
-        anyway: also if the report has sentences that its results do not bear.
-
-    Raises:
-        ValueError: one of these, a name or number that does not fit, a missing file, or
-            numbers of held-out images in place of the test set.
-    """
-    lastname, number = student(lastname, number)
-    for notebook in ("VAE.ipynb", "RealNVP.ipynb"):
-        if parameters(notebook_of(ROOT, notebook))["VALIDATE"]:
-            raise ValueError(
-                f"{notebook} has VALIDATE = True: its numbers are of held-out training "
-                "images, not of the test set; run it with False, and hand in that"
-            )
+def hand_in(args):
+    """Writes the zip that `main` was asked for, and returns its path."""
+    lastname, number = student(args.lastname, args.student_number)
     path = ROOT / f"HW2_{lastname}_{number}.zip"
-    if path.exists() and not force:
+    if path.exists() and not args.force:
         raise ValueError(f"{path.name} exists already; --force overwrites it")
-    files = {name: (ROOT / name).read_bytes() for name in zip_files(with_data)}
+    files = zip_files(args.with_data)
     # for a grader: in Persian, and without what the zip has not
     own = REPORT / "README.zip.md"
     if own.is_file():
         files["README.md"] = own.read_bytes()
-    name = unicodedata.normalize("NFC", name or lastname)
+    for notebook in NOTEBOOKS.values():
+        check_complete(notebook)
+
+    name = unicodedata.normalize("NFC", args.name or lastname)
     files["report/report.pdf"], marks = compile_report(name=name, number=number)
-    if marks and not anyway:
+    if marks and not args.anyway:
         raise ValueError(
             "the results do not bear all that the report says; change its text, or "
             "hand it in with the marks: --anyway\n" + "\n".join(marks)
         )
-    write(path, zip_bytes(files))
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(files):
+            archive.writestr(file, files[file])
+    write(path, data.getvalue())
     return path
 
 
@@ -477,24 +390,19 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", metavar="DIR", help="folder of figures and results")
-    zipped = parser.add_argument_group("the zip to hand in")
-    zipped.add_argument("--lastname", help="as in HW2_[Lastname]_[StudentNumber].zip")
-    zipped.add_argument("--student-number", help="the same")
-    zipped.add_argument("--name", help="full name for the cover (default: last name)")
-    zipped.add_argument("--with-data", action="store_true", help="with MNIST (11 MB)")
-    zipped.add_argument("--force", action="store_true", help="overwrite a zip")
-    zipped.add_argument(
-        "--anyway", action="store_true", help="although the report has marked sentences"
-    )
+    group = parser.add_argument_group("the zip to hand in")
+    group.add_argument("--lastname", help="as in HW2_[Lastname]_[StudentNumber].zip")
+    group.add_argument("--student-number", help="the same")
+    group.add_argument("--name", help="full name for the cover (default: last name)")
+    group.add_argument("--with-data", action="store_true", help="with MNIST (11 MB)")
+    group.add_argument("--force", action="store_true", help="overwrite a zip")
+    group.add_argument("--anyway", action="store_true", help="with marked sentences")
     args = parser.parse_args(argv)
-    options = {
-        key: getattr(args, key) for key in ("name", "with_data", "force", "anyway")
-    }
-    both = args.lastname is not None and args.student_number is not None
-    either = args.lastname is not None or args.student_number is not None
-    if (either or any(options.values())) and not both:
+    given = [value for key, value in vars(args).items() if key != "out"]
+    zipped = any(value not in (None, False) for value in given)
+    if zipped and None in (args.lastname, args.student_number):
         parser.error("a zip needs both --lastname and --student-number")
-    if both and args.out:
+    if zipped and args.out:
         parser.error("a zip is made from the notebooks' own results, without --out")
     for stream in (sys.stdout, sys.stderr):
         # a terminal that cannot show a sign shows another; Jupyter's and IDLE's can
@@ -502,17 +410,16 @@ def main(argv=None):
             stream.reconfigure(errors="replace")
 
     try:
-        if both:
-            path = hand_in(args.lastname, args.student_number, **options)
+        if zipped:
+            path = hand_in(args)
         else:
             out = Path(args.out).resolve() if args.out else REPORT
             path = out / "report.pdf"
             pdf, marks = compile_report(out)
             write(path, pdf)
             if marks:
-                print("marked in the report, because the results do not bear it:")
-            for mark in marks:
-                print(f"  {mark}")
+                marks.insert(0, "marked in the report; the results do not bear it:")
+                print("\n  ".join(marks))
     except ValueError as e:
         sys.exit(f"error: {e}")
     except OSError as e:

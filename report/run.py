@@ -19,14 +19,9 @@ of them, and its report, are in report/build/quick or DIR.
 import signal
 import sys
 
-
-def stop(*_):
-    """Makes SIGTERM what Ctrl-C is."""
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, stop)
+    # SIGTERM is what Ctrl-C is
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 try:
     # a second or two, in which somebody may press Ctrl-C
     import argparse
@@ -43,7 +38,7 @@ try:
     from pathlib import Path
 
     import nbformat
-    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+    from jupyter_client.kernelspec import KernelSpecManager
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 except KeyboardInterrupt:
@@ -62,12 +57,7 @@ SMALL = {  # the parameters of a quick run
         "TIGHTNESS_SAMPLES": 500,
         "GRID_POINTS": 151,
     },
-    "RealNVP.ipynb": {
-        "N_TRAIN": 600,
-        "N_TEST": 200,
-        "EPOCHS": 1,
-        "STEP_EPOCHS": 1,
-    },
+    "RealNVP.ipynb": {"N_TRAIN": 600, "N_TEST": 200, "EPOCHS": 1, "STEP_EPOCHS": 1},
 }
 KEPT = (
     "The notebook is as it was. Figures that the cells before drew are new ones, "
@@ -75,27 +65,10 @@ KEPT = (
 )
 
 
-class ThisPython(KernelSpecManager):
-    """Starts the Python that runs this script, whichever kernels Jupyter knows."""
-
-    def get_kernel_spec(self, kernel_name):
-        return KernelSpec(
-            argv=[
-                sys.executable,
-                "-m",
-                "ipykernel_launcher",
-                "-f",
-                "{connection_file}",
-            ],
-            language="python",
-            metadata={"kernel_provisioner": {"provisioner_name": "local-provisioner"}},
-        )
-
-
 class ShownClient(NotebookClient):
     """Executes a notebook and shows on the terminal where it is."""
 
-    def __init__(self, notebook, name, folder):
+    def __init__(self, notebook, name):
         super().__init__(
             notebook,
             kernel_name="python3",
@@ -106,7 +79,7 @@ class ShownClient(NotebookClient):
             # of a progress bar, the last state is kept
             coalesce_streams=True,
             record_timing=False,
-            resources={"metadata": {"path": str(folder)}},
+            resources={"metadata": {"path": str(ROOT)}},
             on_cell_execute=self.show_place,
         )
         # what goes wrong is said by `execute`
@@ -117,9 +90,10 @@ class ShownClient(NotebookClient):
         self.stopped = False
 
     def create_kernel_manager(self):
-        """Returns the manager of a kernel of `ThisPython`; nbclient calls this."""
+        """Returns the kernel's manager; nbclient calls this."""
         super().create_kernel_manager()
-        self.km.kernel_spec_manager = ThisPython()
+        # the Python that runs this script, whichever kernels Jupyter knows
+        self.km.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
         return self.km
 
     async def async_start_new_kernel(self, **kwargs):
@@ -138,8 +112,14 @@ class ShownClient(NotebookClient):
         await super().async_start_new_kernel(**kwargs)
 
     def show_place(self, cell, cell_index):
-        """Shows which cell starts; nbclient calls this."""
-        self.place = place(self.nb, cell_index)
+        """Shows which cell starts, and its section's heading; nbclient calls this."""
+        code = [cell for cell in self.nb.cells if cell.cell_type == "code"]
+        heading = ""
+        for above in self.nb.cells[:cell_index]:
+            if above.cell_type == "markdown":
+                found = re.findall(r"^#+ (.*)", above.source, flags=re.MULTILINE)
+                heading = found[-1] if found else heading
+        self.place = f"cell {code.index(cell) + 1} of {len(code)}: {heading}"
         print(f"{self.name}, {self.place}", flush=True)
 
     def process_message(self, msg, cell, cell_index):
@@ -147,17 +127,6 @@ class ShownClient(NotebookClient):
         if msg["msg_type"] == "stream":
             print(msg["content"]["text"], end="", flush=True)
         return super().process_message(msg, cell, cell_index)
-
-
-def place(notebook, index):
-    """Returns "cell 3 of 50: the section's heading" for notebook.cells[index]."""
-    code = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
-    heading = ""
-    for cell in notebook.cells[:index]:
-        if cell.cell_type == "markdown":
-            found = re.findall(r"^#+ (.*)", cell.source, flags=re.MULTILINE)
-            heading = found[-1] if found else heading
-    return f"cell {code.index(index) + 1} of {len(code)}: {heading}"
 
 
 def set_parameters(notebook, values):
@@ -195,34 +164,32 @@ def code_hash(notebook):
     """
     kept = []
     for cell in notebook["cells"]:
-        source = "".join(cell["source"])
         if cell["cell_type"] != "code":
             continue
+        source = "".join(cell["source"])
+        tree = ast.parse(source)
         lines = source.splitlines()
-        body = ast.parse(source).body
-        for node in [inner for statement in body for inner in ast.walk(statement)]:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(
-                node
-            ):
-                first = node.body[0]
-                for i in range(first.lineno - 1, first.end_lineno):
-                    lines[i] = ""
-        for statement in body:
-            if not only_draws(statement):
-                first = min(
-                    n.lineno for n in ast.walk(statement) if hasattr(n, "lineno")
-                )
-                kept += lines[first - 1 : statement.end_lineno]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                doc = node.body[0]
+                if ast.get_docstring(node):
+                    for i in range(doc.lineno - 1, doc.end_lineno):
+                        lines[i] = ""
+        for node in tree.body:
+            if not only_draws(node):
+                # a decorator stands above the line of its function
+                above = [part.lineno for part in getattr(node, "decorator_list", [])]
+                first = min([node.lineno, *above])
+                kept += lines[first - 1 : node.end_lineno]
     kept = [re.sub(r"(^|\s)\s*#.*", "", line).rstrip() for line in kept]
     text = "\n".join(line for line in kept if line)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def execute(notebook, name, folder=ROOT):
-    """Runs all cells of a notebook (nbformat's), in `folder`; exits where one stops."""
+def execute(notebook, name):
+    """Runs all cells of a notebook (nbformat's); exits where one stops."""
     start = time.perf_counter()
-    metadata = notebook.metadata.copy()
-    client = ShownClient(notebook, name, folder)
+    client = ShownClient(notebook, name)
     print(f"{name}: starting {sys.executable}", flush=True)
     try:
         client.execute()
@@ -233,20 +200,17 @@ def execute(notebook, name, folder=ROOT):
             traceback = re.sub(r"\x1b\[[0-9;]*m", "", traceback)
         sys.exit(f"{traceback}\n{name} failed in {client.place}\n{KEPT}")
     except (DeadKernelError, asyncio.CancelledError, KeyboardInterrupt) as error:
-        where = client.place or "its start"
+        what = "failed: Python ended, perhaps for want of memory,"
         if client.stopped or isinstance(error, KeyboardInterrupt):
-            sys.exit(f"\n{name} was stopped in {where}\n{KEPT}")
-        why = "Python ended, perhaps for want of memory, in"
-        sys.exit(f"\n{name}: {why} {where}\n{KEPT}")
+            what = "was stopped"
+        sys.exit(f"\n{name} {what} in {client.place or 'its start'}\n{KEPT}")
     except (RuntimeError, OSError) as error:
         if client.place:
             raise
         # nbclient cleaned up already
         atexit.unregister(client._cleanup_kernel)
         sys.exit(f"{name}: {sys.executable} does not run notebooks: {error}\n{KEPT}")
-    # the same file on every Python
-    notebook.metadata = metadata
-    # what a notebook becomes when it is exported
+    # the same file on every Python, and what it becomes when it is exported
     notebook.metadata.language_info = {"name": "python", "file_extension": ".py"}
     minutes = (time.perf_counter() - start) / 60
     print(f"{name}: all cells ran, {minutes:.1f} minutes", flush=True)
@@ -276,8 +240,7 @@ def run(name, target, values):
     except OSError as error:
         sys.exit(f"{target} cannot be written ({error.strerror})\n{KEPT}")
     finally:
-        with suppress(OSError):
-            part.unlink()
+        part.unlink(missing_ok=True)
 
 
 def quick_folder(out):
@@ -317,21 +280,18 @@ def main():
         with suppress(AttributeError):
             stream.reconfigure(errors="replace")
 
+    folder = ROOT
     build = [sys.executable, str(ROOT / "report/build.py")]
     if args.quick:
-        out = quick_folder(args.out or ROOT / "report/build/quick")
-        build += ["--out", str(out)]
+        folder = quick_folder(args.out or ROOT / "report/build/quick")
+        build += ["--out", str(folder)]
     for name in args.notebooks or SMALL:
-        if args.quick:
-            run(name, out / name, SMALL[name] | {"OUT": str(out)})
-        else:
-            run(name, ROOT / name, {})
-
-    if args.quick:
-        for name in SMALL:
-            if not (out / name).exists():
-                print(f"The report is not built: it needs a quick run of {name}, too.")
-                sys.exit()
+        values = SMALL[name] | {"OUT": str(folder)} if args.quick else {}
+        run(name, folder / name, values)
+    for name in SMALL:
+        if not (folder / name).exists():
+            print(f"The report is not built: it needs a quick run of {name}, too.")
+            sys.exit()
     sys.exit(subprocess.run(build).returncode)
 
 

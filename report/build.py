@@ -12,7 +12,7 @@ A sentence that the results do not bear is marked in the report, in the margin, 
 and listed on the terminal. Only the zip is refused then, unless --anyway is given.
 
 Needs typst and pypandoc_binary from PyPI, no network and a few seconds; the same
-sources give the same bytes.
+sources give the same PDF.
 """
 
 import argparse

@@ -1,12 +1,14 @@
 """The measures of benchmarks/samples.py; and every script of benchmarks/, run small."""
 
 import json
+import re
 
 import flow as parts
 import nb
 import pytest
 import samples
 import torch
+import vae as vae_script
 
 
 def test_frechet_is_the_distance_of_two_gaussians():
@@ -98,3 +100,16 @@ def test_the_kept_rows_of_the_flow_are_in_the_readme():
         line = f"| {row['name']} | {row['tflop']:g} "
         assert line in text
         assert f"| {row['bits_per_dim']:.4f} | " in text
+
+
+def test_the_vaes_costs_are_those_in_the_readme():
+    images = torch.randint(0, 256, (128, 784), dtype=torch.uint8)
+    costs = vae_script.costs(nb.load("VAE.ipynb"), images)
+    if nb.is_committed("VAE.ipynb"):
+        text = (nb.ROOT / "benchmarks/README.md").read_text("utf-8")
+        (table,) = re.findall(
+            r"^By `benchmarks/vae.py`:.*?\n\n\|.*?\n\n", text, re.M | re.S
+        )
+        assert re.findall(r"[\d.]+(?= \|$)", table, re.M) == [
+            f"{cost:.1f}" for cost in costs.values()
+        ]

@@ -106,7 +106,8 @@ class ShownClient(NotebookClient):
             task.cancel()
 
         # nbclient's own way with Ctrl-C ends in tracebacks
-        with suppress(NotImplementedError):  # on Windows, where it has none
+        # on Windows, and in a thread, as by Jupyter's %run, it cannot
+        with suppress(RuntimeError):
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, stop_task)
         await super().async_start_new_kernel(**kwargs)

@@ -501,6 +501,15 @@ def test_a_whole_run_keeps_a_hash_of_its_code(tmp_path):
     assert ran["metadata"]["language_info"]["file_extension"] == ".py"
 
 
+def test_it_runs_where_an_event_loop_runs_already(tmp_path):
+    """…as by %run in Jupyter."""
+    tiny(tmp_path, "1").wait()
+    inside = "import asyncio, runpy, sys; sys.argv = ['run.py', 'VAE.ipynb']\n"
+    inside += "async def main(): runpy.run_path('report/run.py', run_name='__main__')\n"
+    start([sys.executable, "-c", inside + "asyncio.run(main())"], tmp_path).wait()
+    assert "VAE.ipynb: all cells ran" in log_of(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [

@@ -3,7 +3,7 @@ test images, and how they read.
 
     python benchmarks/samples.py              all rows but two: an hour and a half
     python benchmarks/samples.py plan vae     these rows
-    python benchmarks/samples.py long         an hour: the answer's flow, for longer
+    python benchmarks/samples.py long         two hours: the answer's flow, for longer
 
 Each flow is a step of RealNVP.ipynb, trained in full with the notebook's own functions
 and parameters; the last step, "plan", is its answer. Samples that are drawn stay: they

@@ -122,11 +122,17 @@ def test_every_cited_equation_is_one(name):
 
 
 def test_every_source_is_listed_once_and_cited():
+    """…and the report has it, by the same title."""
     text, _, sources = THEORY.partition("## مراجع")
     cited = re.findall(r"([^\W\d_]+\s(?:et\sal\.|&\s[^\W\d_]+)),\s(\d{4})", text)
     cited = {(" ".join(names.split()), year) for names, year in cited}
     listed = []
-    for authors, year in re.findall(r"(?m)^- (.+?) \((\d{4})\)\. ", sources):
+    bib = (nb.ROOT / "report/refs.bib").read_text("utf-8").lower()
+    bib = bib.replace("{", "").replace("}", "")
+    for authors, year, title in re.findall(
+        r"(?m)^- (.+?) \((\d{4})\)\. (.+?)\. \*", sources
+    ):
+        assert f"title={title.lower()}" in bib
         family = re.findall(r"(?:^|, (?:& )?)([^\W\d_-][^,]+), [A-ZÅ]", authors)
         names = f"{family[0]} et al." if len(family) > 2 else " & ".join(family)
         listed.append((names, year))

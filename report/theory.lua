@@ -9,7 +9,7 @@
 --  * sets ∎ at the end of its line;
 --  * <div dir="ltr"> becomes a left-to-right block, and the blank that GitHub needs between `$` and «،» goes.
 local captions = {  -- the header row's text -> label, caption[, widths]
-  ["راهکار|چه می‌کند|منبع"] = { "tbl-remedies", "راهکارهای مقابله با فروپاشی پسین؛ در پرانتز، علتی که هر راهکار هدف می‌گیرد.", { 0.28, 0.45, 0.27 } },
+  ["راهکار|چه می‌کند|منبع"] = { "tbl-remedies", "راهکارهای مقابله با فروپاشی پسین؛ در پرانتز، علتی که هر راهکار هدف می‌گیرد.", { 0.22, 0.56, 0.22 } },
 }
 
 local symbol_fix = {

@@ -56,6 +56,12 @@ def test_the_same_sources_give_the_same_bytes_as_committed(built, build):
     assert committed == pdf, "run python report/build.py"
 
 
+def test_its_words_are_found_by_a_search(built):
+    pages = [page.extract_text() for page in PdfReader(io.BytesIO(built.pdf)).pages]
+    for word in ("توزیع", "مدل", "اول", "نمونه", "کران"):
+        assert word in "".join(pages)
+
+
 def test_the_committed_results_bear_what_the_report_says(built):
     for name in ("vae", "realnvp", "samples"):
         if not nb.is_committed(f"report/results/{name}.json"):

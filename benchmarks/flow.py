@@ -148,6 +148,7 @@ def main(names, tflop):
     for name in names or ROWS:
         if (name, tflop) not in done:
             rows.append(trained_row(name, tflop, images, held_out, target))
+            rows.sort(key=lambda row: (list(ROWS).index(row["name"]), row["tflop"]))
             text = json.dumps(rows, indent=1) + "\n"
             ROWS_FILE.write_text(text, encoding="utf-8")
     print_table(rows)

@@ -1,7 +1,7 @@
 """Samples measured, not praised: how far 10,000 samples of each model are from the
 test images, and how they read.
 
-    python benchmarks/samples.py              all rows but two: an hour and a half
+    python benchmarks/samples.py              all rows but the next: two hours
     python benchmarks/samples.py plan vae     these rows
     python benchmarks/samples.py long         two hours: the answer's flow, for longer
 
@@ -49,7 +49,7 @@ NAMES = {
     "vae": "VAE.ipynb, pixel probabilities",
     "usual": "VAE 300-300, 10 latents, pixel probabilities",
 }
-ASKED_FOR = ["convolution", "long"]  # rows that are made only if they are named
+ASKED_FOR = ["long"]  # rows that are made only if they are named
 LONG_EPOCHS = 44
 USUAL_STEPS = 20_000  # of the course's usual VAE
 

@@ -40,8 +40,13 @@ BENCHMARKS = ("results/samples.json",)
 NOTEBOOKS = {"vae": "VAE.ipynb", "flow": "RealNVP.ipynb"}
 LISTINGS = {  # listing -> notebook, then cells by their tag, definitions by their name
     "todo-2a": ("VAE.ipynb", "todo-2a"),
-    "todo-2b": ("VAE.ipynb", "todo-2b", "kl_normal", "log_bernoulli_with_logits"),
-    "loss-2c": ("VAE.ipynb", "mirrored_loss"),
+    "todo-2b": (
+        "VAE.ipynb",
+        "todo-2b",
+        "VAE.log_likelihood",
+        "kl_normal",
+        "log_bernoulli_with_logits",
+    ),
     "todo-2d": ("VAE.ipynb", "todo-2d", "log_normal", "log_mean_exp", "duplicate"),
     "todo-3c": ("RealNVP.ipynb", "todo-3c", "Flip"),
     "todo-3d": ("RealNVP.ipynb", "Chain", "RealNVP"),

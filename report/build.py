@@ -199,11 +199,15 @@ def typst_theory(markdown, names):
 
 
 def parameters(notebook):
-    """Returns the literals of the cell tagged `parameters`: {"EPOCHS": 10, ...}."""
-    (source,) = code_parts(notebook, ["parameters"])
+    """Returns what a notebook gives names in capitals, literals: {"EPOCHS": 10, ...}."""
     values = {}
-    for node in ast.parse(source).body:
-        values[node.targets[0].id] = ast.literal_eval(node.value)
+    for cell in code_cells(notebook):
+        for node in ast.parse("".join(cell["source"])).body:
+            name = ast.unparse(node.targets[0]) if isinstance(node, ast.Assign) else ""
+            # not what the cell computes, such as a Path
+            if name.isupper():
+                with suppress(ValueError):
+                    values[name] = ast.literal_eval(node.value)
     return values
 
 

@@ -199,7 +199,7 @@ def typst_theory(markdown, names):
 
 
 def parameters(notebook):
-    """Returns what a notebook gives names in capitals, literals: {"EPOCHS": 10, ...}."""
+    """Returns a notebook's literals with names in capitals: {"EPOCHS": 10, ...}."""
     values = {}
     for cell in code_cells(notebook):
         for node in ast.parse("".join(cell["source"])).body:

@@ -5,6 +5,7 @@ import re
 
 import flow as parts
 import nb
+import norm
 import pytest
 import samples
 import torch
@@ -49,7 +50,7 @@ def small(monkeypatch, tmp_path):
         return module
 
     monkeypatch.setattr(nb, "load", load)
-    for script in (samples, parts):
+    for script in (samples, parts, norm):
         monkeypatch.setattr(script, "HELD_OUT", 100)
         monkeypatch.setattr(script, "mnist", lambda train: (images, images[:, 0] % 10))
     monkeypatch.setattr(samples, "SAMPLES", 100)
@@ -60,6 +61,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(samples, "BUILD", tmp_path)
     monkeypatch.setattr(parts, "BUILD", tmp_path)
     monkeypatch.setattr(parts, "ROWS_FILE", tmp_path / "flow.json")
+    monkeypatch.setattr(norm, "FILE", tmp_path / "norm.json")
     (tmp_path / "report/results").mkdir(parents=True)
     monkeypatch.setattr(samples, "ROOT", tmp_path)
 
@@ -92,6 +94,28 @@ def test_every_part_of_the_flow_is_changed_trained_and_measured(small, capsys):
     parts.trained_row = None
     parts.main([], tflop=2e-3)
     assert "| no plan | 0.002 | " in capsys.readouterr().out
+
+
+def test_the_flow_is_trained_with_the_norm_and_without(small, capsys):
+    norm.main()
+    found = json.loads(norm.FILE.read_text("utf-8"))
+    (with_norm, trained), (without, trained_without) = found.values()
+    # untrained, a plan says nothing, with a norm or without
+    assert with_norm == without
+    assert trained["held_out_worst_nats"] != trained_without["held_out_worst_nats"]
+    # kept: nothing is trained again
+    norm.history = None
+    norm.main()
+    line = f"| 1 | {trained['train_worst_nats']:,.0f} | "
+    assert capsys.readouterr().out.count(line) == 2
+
+
+def test_the_kept_histories_are_in_the_readme(capsys):
+    text = (nb.ROOT / "benchmarks/README.md").read_text("utf-8")
+    norm.main()
+    lines = capsys.readouterr().out.splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert "\n".join(["", *table, ""]) in text
 
 
 def test_the_kept_rows_of_the_flow_are_in_the_readme():

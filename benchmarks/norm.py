@@ -3,9 +3,9 @@
     python benchmarks/norm.py        half an hour each, one core
 
 Trains RealNVP.ipynb's answer in full, with its norm and without, on the first 50,000
-training images, and prints for every epoch what the worst image costs, in nats: of 10,000
-that it is trained on, and of the 10,000 held out. The test images are not touched. A
-training that is done is kept in benchmarks/norm.json.
+training images, and prints for every epoch what the worst image costs, in nats: of
+10,000 that it is trained on, and of the 10,000 held out. The test images are not
+touched. A training that is done is kept in benchmarks/norm.json.
 """
 
 import json
